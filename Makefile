@@ -1,0 +1,74 @@
+# De Jupyter a la Tierra. `make` a secas enseña los objetivos.
+# Nada hace falta antes: cada objetivo prepara .venv con los candados de requirements/ si aún no está.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# Los procesos que arranquen los cuadernos también deben ver las órdenes de .venv.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export KEDRO_DISABLE_TELEMETRY := true
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+
+JOBS ?= 2
+LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q $(LOCK_FLAGS)
+
+.PHONY: help env env-dev run test data docs readme export clean-nbs lint hooks lab viz dist lock clean
+
+help: ## Enseña esta ayuda
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env:
+	@scripts/make_env.sh runtime
+
+env-dev:
+	@scripts/make_env.sh dev
+
+run: env ## Hace el viaje entero: entorno, datos simulados, tuberías y resultado
+	@tierra data
+	@tierra run
+
+test: env-dev ## Pasa todas las pruebas: cuadernos, paquete, rueda y repositorio
+	@echo "Los asertos de los cuadernos (nbdev_test)…"
+	@nbdev_test --n_workers $(JOBS)
+	@python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
+
+data: env ## Escribe los datos simulados en data/01_raw (ORIGIN=real trae los de verdad)
+	@tierra data $(if $(filter real,$(ORIGIN)),--real)
+
+docs: env-dev ## Construye el sitio en _docs
+	@python scripts/build_docs.py
+
+readme: env-dev ## Escribe README.md a partir de nbs/index.ipynb
+	@python scripts/build_readme.py
+
+export: env-dev ## Exporta los cuadernos al paquete (nbdev_export)
+	@nbdev_export
+
+clean-nbs: env-dev ## Limpia los metadatos de los cuadernos (nbdev_clean)
+	@nbdev_clean
+
+lint: env-dev ## Comprueba las capas y el estilo de scripts y pruebas
+	@lint-imports
+	@ruff check setup.py scripts tests bench
+
+hooks: env-dev ## Instala en git los ganchos de nbdev y los de pre-commit
+	@nbdev_install_hooks
+	@pre-commit install
+
+lab: env-dev ## Abre los cuadernos en JupyterLab
+	@jupyter lab nbs
+
+viz: env-dev ## Dibuja las tuberías con Kedro-Viz en _viz/index.html
+	@rm -rf build _viz && kedro viz build && mv build _viz
+
+dist: env-dev ## Construye la rueda y el paquete fuente en dist/ y los comprueba
+	@rm -rf build dist && python -m build --no-isolation . >/dev/null && rm -rf build
+	@twine check --strict dist/*
+
+lock: env-dev ## Rehace los candados (LOCK_FLAGS=--upgrade sube las versiones)
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" && export UV_CUSTOM_COMPILE_COMMAND && \
+	$(LOCK) pyproject.toml --extra dev -o requirements/dev.txt && \
+	$(LOCK) pyproject.toml --extra kedro -c requirements/dev.txt -o requirements/runtime.txt && \
+	$(LOCK) requirements/bootstrap.in -c requirements/dev.txt -o requirements/bootstrap.txt
+
+clean: ## Borra lo que se puede rehacer: entorno, sitio, paquetes y cachés (los datos, no)
+	@rm -rf .venv _docs _proc _viz .viz build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache

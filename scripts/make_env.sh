@@ -1,0 +1,52 @@
+#!/bin/sh
+# Prepara .venv con los candados de requirements/: scripts/make_env.sh runtime|dev
+# Es idempotente: una marca por candado dice lo que ya está puesto; `dev` incluye `runtime` y no se rebaja.
+set -eu
+cd "$(dirname "$0")/.."
+kind=$1
+venv=.venv
+
+is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+is_fresh() { [ -f "$venv/.$1" ] && [ -z "$(find "requirements/$1.txt" -newer "$venv/.$1")" ]; }
+
+find_python() {
+    for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11; do
+        if is_recent "$candidate"; then echo "$candidate"; return; fi
+    done
+    echo "Hace falta Python 3.11 o posterior y no se encuentra; instálalo o dilo así: make PYTHON=/ruta/a/python3" >&2
+    exit 1
+}
+
+ensure_venv() {
+    "$1" -c 'import ensurepip, venv' 2>/dev/null && return
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        echo "Falta el módulo venv: se instala python3-venv…"
+        apt-get install -qq -y python3-venv >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq -y python3-venv >/dev/null; }
+    else
+        echo "A este Python le falta el módulo venv. Instálalo y repite: sudo apt-get install python3-venv" >&2
+        exit 1
+    fi
+}
+
+if ! is_recent "$venv/bin/python" || [ ! -x "$venv/bin/uv" ]; then
+    python=$(find_python)
+    ensure_venv "$python"
+    echo "Se crea $venv con $("$python" --version)…"
+    "$python" -m venv --clear "$venv"
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+fi
+
+uv() { "$venv/bin/uv" "$@" -q --python "$venv/bin/python"; }
+
+if ! is_fresh dev && { [ "$kind" = dev ] || ! is_fresh runtime; }; then
+    echo "Se instalan las dependencias de requirements/$kind.txt…"
+    uv pip install --require-hashes -r "requirements/$kind.txt"
+    rm -f "$venv/.project"
+    touch "$venv/.$kind"
+fi
+
+# El propio proyecto, editable: se repite si cambian sus metadatos.
+if [ ! -f "$venv/.project" ] || [ -n "$(find settings.ini setup.py pyproject.toml -newer "$venv/.project")" ]; then
+    uv pip install --no-deps --no-build-isolation -e .
+    touch "$venv/.project"
+fi
