@@ -1,0 +1,166 @@
+"""Lo que instala quien nunca abre un cuaderno: la rueda, en un entorno nuevo y una carpeta vacía."""
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+HELP_CPU_SECONDS = 0.5
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """El paquete fuente y la rueda hecha a partir de él, desde una copia de lo que hay en git."""
+    folder = tmp_path_factory.mktemp("dist")
+    source = folder / "source"
+    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    (source / "conf/local/credentials.yml").write_text("secreto: 1\n")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(dist: Path) -> Path:
+    """La rueda."""
+    (path,) = dist.glob("*.whl")
+    return path
+
+
+def test_wheel_contents(wheel):
+    """En la rueda va el paquete y conf/base; ni pruebas, ni datos, ni lo de cada uno."""
+    names = [PurePosixPath(name) for name in zipfile.ZipFile(wheel).namelist()]
+    inside = [name for name in names if not name.parts[0].endswith(".dist-info")]
+    assert {name.parts[0] for name in inside} == {"de_jupyter_a_la_tierra"}
+    assert {name.suffix for name in inside} <= {".py", ".yml", ".po", ".mo"}
+    conf = {"/".join(name.parts[2:]) for name in inside if name.parts[1] == "conf"}
+    assert conf == {f"base/{path.name}" for path in (ROOT / "conf/base").glob("*.yml")} != set()
+
+
+def test_sdist_contents(dist):
+    """En el paquete fuente, lo justo para rehacer la rueda."""
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {PurePosixPath(*PurePosixPath(member.name).parts[1:]) for member in archive if member.isfile()}
+    top = {name.parts[0] for name in names if not name.parts[0].endswith(".egg-info")}
+    files = {"CHANGELOG.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "settings.ini"}
+    assert top == files | {"conf", "de_jupyter_a_la_tierra", "setup.cfg", "setup.py"}
+    assert not [name for name in names if name.parts[:2] == ("conf", "local")]
+
+
+def test_metadata(dist):
+    """twine, en estricto, da por buenos los dos."""
+    done = subprocess.run([BIN / "twine", "check", "--strict", *dist.glob("de_*")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Installed:
+    """Un entorno nuevo con la rueda, y una carpeta vacía en la que trabajar."""
+
+    def __init__(self, folder: Path, wheel: Path, extra: str = "") -> None:
+        self.bin, self.cwd = folder / "venv/bin", folder / "vacía"
+        self.cwd.mkdir()
+        self.uv("venv", "-q", "--python", sys.executable, folder / "venv")
+        pins = ["--python", self.bin / "python", "-c", ROOT / "requirements/runtime.txt"]
+        self.uv("pip", "install", "-q", *pins, f"de-jupyter-a-la-tierra{extra} @ {wheel.as_uri()}")
+
+    def uv(self, *arguments: str | Path) -> None:
+        """Llama a uv y exige que vaya bien."""
+        done = subprocess.run([BIN / "uv", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Ejecuta una orden del entorno como si no hubiera otro."""
+        outside = {"PYTHONPATH", "VIRTUAL_ENV", "COVERAGE_PROCESS_START"}
+        env = {key: value for key, value in os.environ.items() if key not in outside}
+        env["PATH"] = f"{self.bin}:/usr/bin:/bin"
+        command = [self.bin / command[0], *command[1:]]
+        return subprocess.run(command, cwd=self.cwd, env=env, capture_output=True, text=True, timeout=300)
+
+    def ok(self, *command: str | Path) -> str:
+        """Como `run`, pero exige que vaya bien; devuelve lo que dijo."""
+        done = self.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def core(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installed:
+    """La rueda sin extras."""
+    return Installed(tmp_path_factory.mktemp("core"), wheel)
+
+
+@pytest.fixture(scope="session")
+def kedro(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installed:
+    """La rueda con el extra `kedro`."""
+    return Installed(tmp_path_factory.mktemp("kedro"), wheel, "[kedro]")
+
+
+def test_core_imports(core):
+    """Sin extras se importa, y de lo pesado no se trae nada."""
+    heavy = core.ok("python", "-c", "import sys, de_jupyter_a_la_tierra; print({'pandas', 'sklearn'} & {*sys.modules})")
+    assert heavy.strip() == "set()"
+
+
+def test_core_version(core):
+    """`tierra --version` dice la de settings.ini."""
+    settings = ConfigParser(delimiters=["="], interpolation=None)
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    assert settings["DEFAULT"]["version"] in core.ok("tierra", "--version")
+
+
+def cpu_seconds(installed: Installed, *command: str) -> float:
+    """Los segundos de CPU (usuario y sistema) que gasta una orden que va bien."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    installed.ok(*command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_core_help_is_quick(core):
+    """`tierra --help` responde con menos de medio segundo de CPU: la mejor de tres, ya compilado."""
+    assert "Uso:" in core.ok("tierra", "--help")
+    assert min(cpu_seconds(core, "tierra", "--help") for _ in range(3)) < HELP_CPU_SECONDS
+
+
+@pytest.mark.parametrize("command", [("run",), ("predict", "x.csv", "y.csv")], ids=" ".join)
+def test_core_names_the_missing_extra(core, command):
+    """Una orden a la que le falta su extra dice cuál instalar, sin traza."""
+    done = core.run("tierra", *command)
+    assert done.returncode == 2
+    assert 'pip install "de-jupyter-a-la-tierra[kedro]"' in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_nothing_of_nbdev_is_installed(kedro):
+    """Ni con el extra se instalan las herramientas de construcción."""
+    code = "from importlib.metadata import distributions as d; print(*sorted(x.name.lower() for x in d()))"
+    assert not {"nbdev", "fastcore", "execnb", "pytest"} & {*kedro.ok("python", "-c", code).split()}
+
+
+def test_whole_journey_in_an_empty_folder(kedro):
+    """Datos, tuberías y predicción, desde la rueda y en una carpeta vacía, que pasa a ser el proyecto."""
+    kedro.ok("tierra", "data", "--rows", "600", "--seed", "7")
+    raw = kedro.cwd / "data/01_raw/catfood_simulated.csv"
+    assert len(raw.read_text(encoding="utf-8").splitlines()) == 601
+
+    said = kedro.ok("tierra", "run")
+    assert "simulado" in said.lower()
+    assert list((kedro.cwd / "data/06_models").rglob("model.onnx"))
+
+    kedro.ok("tierra", "predict", raw, "puntuadas.csv")
+    scored = (kedro.cwd / "puntuadas.csv").read_text(encoding="utf-8").splitlines()
+    assert len(scored) == 601
+    assert [path.name for path in kedro.cwd.iterdir() if path.name not in ("data", "puntuadas.csv")] == []
