@@ -58,7 +58,7 @@ lab: env-dev ## Abre los cuadernos en JupyterLab
 	@jupyter lab nbs
 
 viz: env-dev ## Dibuja las tuberías con Kedro-Viz en _viz/index.html
-	@rm -rf build _viz && kedro viz build && mv build _viz
+	@python scripts/build_viz.py
 
 dist: env-dev ## Construye la rueda y el paquete fuente en dist/ y los comprueba
 	@rm -rf build dist && python -m build --no-isolation . >/dev/null && rm -rf build
