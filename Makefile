@@ -61,7 +61,7 @@ viz: env-dev ## Dibuja las tuberías con Kedro-Viz en _viz/index.html
 	@python scripts/build_viz.py
 
 dist: env-dev ## Construye la rueda y el paquete fuente en dist/ y los comprueba
-	@rm -rf build dist && python -m build --no-isolation . >/dev/null && rm -rf build
+	@rm -rf build dist && python -m build -q --no-isolation && rm -rf build
 	@twine check --strict dist/*
 
 lock: env-dev ## Rehace los candados (LOCK_FLAGS=--upgrade sube las versiones)

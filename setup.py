@@ -63,10 +63,10 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=requirements("requirements"),
     extras_require=cumulative_extras(),
-    # conf/base viaja dentro de la rueda; conf/local, con lo de cada uno, nunca.
+    # conf/base y conf/logging.yml viajan dentro de la rueda; conf/local, con lo de cada uno, nunca.
     packages=[*find_packages(include=[package, f"{package}.*"]), f"{package}.conf"],
     package_dir={f"{package}.conf": "conf"},
-    package_data={package: ["locale/*/LC_MESSAGES/*.[mp]o"], f"{package}.conf": ["base/*.yml"]},
+    package_data={package: ["locale/*/LC_MESSAGES/*.[mp]o"], f"{package}.conf": ["*.yml", "base/*.yml"]},
     include_package_data=False,
     zip_safe=False,
     entry_points={

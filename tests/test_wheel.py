@@ -40,13 +40,13 @@ def wheel(dist: Path) -> Path:
 
 
 def test_wheel_contents(wheel):
-    """En la rueda va el paquete y conf/base; ni pruebas, ni datos, ni lo de cada uno."""
+    """En la rueda van el paquete y su configuración; ni pruebas, ni datos, ni lo de cada uno."""
     names = [PurePosixPath(name) for name in zipfile.ZipFile(wheel).namelist()]
     inside = [name for name in names if not name.parts[0].endswith(".dist-info")]
     assert {name.parts[0] for name in inside} == {"de_jupyter_a_la_tierra"}
     assert {name.suffix for name in inside} <= {".py", ".yml", ".po", ".mo"}
     conf = {"/".join(name.parts[2:]) for name in inside if name.parts[1] == "conf"}
-    assert conf == {f"base/{path.name}" for path in (ROOT / "conf/base").glob("*.yml")} != set()
+    assert conf == {"logging.yml", *(f"base/{path.name}" for path in (ROOT / "conf/base").glob("*.yml"))}
 
 
 def test_sdist_contents(dist):
