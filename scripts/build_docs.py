@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from itertools import count
 from pathlib import Path, PurePosixPath
 from posixpath import relpath
 from unittest.mock import patch
@@ -89,6 +90,18 @@ def _our_nbdev() -> Iterator[list[str]]:
         warnings.catch_warnings(action="ignore"),
     ):
         yield current
+
+
+def check_sidebar(
+    nbs: Path,  # carpeta de los cuadernos
+) -> None:
+    """Comprueba que el índice, que se escribe a mano, nombra cada cuaderno y ninguno que no exista."""
+    listed = set(re.findall(r"href:\s*(\S+\.ipynb)", (nbs / "sidebar.yml").read_text(encoding="utf-8")))
+    found = {p.relative_to(nbs).as_posix() for p in nbs.rglob("*.ipynb")}
+    found = {path for path in found if not any(part[0] in "._" for part in path.split("/"))}
+    problems = [f"falta {path}" for path in sorted(found - listed)] + [f"sobra {path}" for path in sorted(listed - found)]
+    if problems:
+        raise DocsError(f"el índice del sitio, nbs/sidebar.yml, no casa con los cuadernos: {', '.join(problems)}")
 
 
 def prepare_notebooks(
@@ -183,7 +196,7 @@ def _replace_all(text: str, pairs: dict[str, str]) -> str:
     return text
 
 
-# ---- 3. Los enlaces que nbdev pone solo
+# ---- 3. Los enlaces que nbdev pone solo, y las tablas de pandas
 
 
 def localize_links(
@@ -206,6 +219,36 @@ def localize_links(
         (out / path).write_text(link.sub(local, page.html), encoding="utf-8")
 
 
+def align_tables(
+    out: Path,  # el sitio
+) -> None:
+    """Marca las columnas de texto de cada DataFrame: pandas las alinea a la derecha, como si fueran números."""
+    table = re.compile(r'<table[^>]*class="dataframe[^>]*>.*?</table>', re.S)
+    for page in out.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(table.sub(lambda m: _mark_text_columns(m[0]), text), encoding="utf-8")
+
+
+def _mark_text_columns(table: str) -> str:
+    """Añade la clase `texto` a las celdas de las columnas en que algo no es un número."""
+    if "colspan" in table or "rowspan" in table:
+        return table
+    cell, row = re.compile(r"<(t[hd])>(.*?)</t[hd]>", re.S), re.compile(r"<tr.*?</tr>", re.S)
+    number = re.compile(r"[-−+]?[\d.,]+(e[-+]?\d+)?\s*%?|NaN|None|<NA>|&lt;NA&gt;|\.\.\.|")
+    columns = {
+        place
+        for line in row.findall(table)
+        for place, (tag, content) in enumerate(cell.findall(line))
+        if tag == "td" and not number.fullmatch(content.strip())
+    }
+
+    def mark(line: re.Match) -> str:
+        places = count()
+        return cell.sub(lambda m: f'<{m[1]} class="texto">{m[2]}</{m[1]}>' if next(places) in columns else m[0], line[0])
+
+    return row.sub(mark, table)
+
+
 # ---- Todo junto
 
 
@@ -216,17 +259,19 @@ def build_docs() -> Path:  # la carpeta del sitio
     config = get_config(path=ROOT)
     proc, docs = ROOT / "_proc", ROOT / config.doc_path.name
     out = proc / docs.name
+    check_sidebar(config.nbs_path)
     say("1/4 Preparo los cuadernos con nbdev")
     prepare_notebooks(proc)
     quarto = shutil.which("quarto")
     say(f"2/4 Hago las páginas con {'Quarto' if quarto else 'smalldocs (Quarto no está en el PATH, y no hace falta)'}")
     (render_with_quarto if quarto else render_with_smalldocs)(proc, out)
-    say("3/4 Arreglo los enlaces")
+    say("3/4 Arreglo los enlaces y las tablas")
     localize_links(out, config.doc_host + config.doc_baseurl)
+    align_tables(out)
     say("4/4 Repaso el sitio")
     if problems := check_site(out):
         listed = "\n".join(f"  · {problem}" for problem in problems)
-        raise DocsError(f"el sitio tiene {len(problems)} problemas y no sustituye al anterior (míralo en _proc/{docs.name}):\n{listed}")
+        raise DocsError(f"problemas en el sitio: {len(problems)}. No sustituye al anterior; míralo en _proc/{docs.name}\n{listed}")
     shutil.rmtree(docs, ignore_errors=True)
     out.rename(docs)
     return docs
@@ -261,7 +306,7 @@ def main() -> int:  # 0 si el sitio quedó hecho, 1 si no
     except ModuleNotFoundError as error:
         if debug:
             raise
-        print(f"No se pudo construir el sitio: falta {error.name}. Instala las herramientas con «make install».", file=sys.stderr)
+        print(f"No se pudo construir el sitio: falta {error.name}. Instala las herramientas con «make env-dev».", file=sys.stderr)
         return 1
     pages = len(list(docs.rglob("*.html")))
     say(f"Listo: {pages} páginas en {docs.name}/. Ábrelo por {docs.name}/index.html")

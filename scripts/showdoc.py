@@ -1,109 +1,186 @@
 """La ficha de cada función en el sitio: firma, explicación y tabla de parámetros, en español.
 
 nbdev pone una ficha detrás de cada celda exportada y deja elegir quién la dibuja (`renderer` en su configuración).
-La suya está en inglés y mete los comentarios dentro de la firma; esta los pone en una tabla, que se lee de un vistazo.
+La suya está en inglés, mete los comentarios dentro de la firma y escribe los tipos como los ve Python y no como los
+escribió su autora. Esta lee el código: los tipos salen como están escritos, y los comentarios, en una tabla.
 """
 
+import ast
 import inspect
+import io
+import linecache
 import re
-from dataclasses import is_dataclass
+import textwrap
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from fastcore.docments import docments
 from nbdev.doclinks import NbdevLookup
 
-_MODULES = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")  # «pandas.DataFrame» → «DataFrame»
-_WIDTH = 88
-_EMPTY = inspect.Parameter.empty
+_WIDTH = 84
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-def format_type(
-    annotation: object,  # la anotación, tal como la da `inspect`
-) -> str:  # el tipo en una línea, sin los módulos de donde viene
-    """Escribe un tipo como se lee en el código."""
-    if annotation is _EMPTY:
-        return ""
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return _MODULES.sub("", text)
+@dataclass
+class Field:
+    """Un parámetro, o el resultado, tal como está escrito en el código."""
+
+    name: str  # con los asteriscos de *args y **kwargs
+    kind: str = ""  # el tipo
+    default: str = ""  # el valor por defecto
+    note: str = ""  # el comentario de su línea
+
+    def __str__(self) -> str:
+        equals = " = " if self.kind else "="
+        return self.name + (f": {self.kind}" if self.kind else "") + (equals + self.default if self.default else "")
 
 
-def format_default(
-    value: object,  # el valor por defecto
-) -> str:  # su texto; vacío si no hay
-    """Escribe un valor por defecto; de una función, solo el nombre."""
-    if value is _EMPTY:
-        return ""
-    return getattr(value, "__name__", None) or ("…" if repr(value).startswith("<") else repr(value))
+# ---- Leer el código
 
 
-def _parameters(signature: inspect.Signature) -> list[str]:
-    """Los parámetros de la firma, uno por uno, con el `*` que separa los que se dan por nombre."""
-    parts, named_only = [], False
-    for p in signature.parameters.values():
-        if p.kind is p.KEYWORD_ONLY and not named_only:
-            parts.append("*")
-        named_only = named_only or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
-        kind, default = format_type(p.annotation), format_default(p.default)
-        stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
-        equals = (" = " if kind else "=") + default if default else ""
-        parts.append(stars + p.name + (f": {kind}" if kind else "") + equals)
-    return parts
+def _read_source(symbol: object) -> str:
+    """El código de un símbolo. De una clase definida en un cuaderno `inspect` no sabe: se busca en las celdas."""
+    try:
+        return textwrap.dedent(inspect.getsource(symbol))
+    except (OSError, TypeError):
+        cells = ["".join(lines) for _, _, lines, *_ in [e for e in linecache.cache.values() if len(e) > 2]]
+        header = re.compile(rf"^class {symbol.__name__}\b", re.M)
+        return next((cell for cell in reversed(cells) if header.search(cell)), "")
+
+
+def _find_definition(source: str, name: str) -> _Definition | None:
+    """La definición que lleva ese nombre, dentro del código."""
+    found = (node for node in ast.walk(ast.parse(source)) if isinstance(node, _Definition) and node.name == name)
+    return next(found, None)
+
+
+def _read_comments(source: str) -> dict[int, str]:
+    """El comentario de cada línea que lo tiene."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+
+
+class _Reader:
+    """Saca de una definición sus parámetros y su resultado."""
+
+    def __init__(self, source: str, node: _Definition):
+        self.source, self.node, self.comments = source, node, _read_comments(source)
+
+    def _text(self, node: ast.AST | None) -> str:
+        return " ".join((ast.get_source_segment(self.source, node) or "").split()) if node else ""
+
+    def _field(self, name: str, kind: ast.AST | None, default: ast.AST | None, last: ast.AST) -> Field:
+        return Field(name, self._text(kind), self._text(default), self.comments.get(last.end_lineno, ""))
+
+    def result(self) -> Field | None:
+        """Lo que devuelve la función, si dice su tipo."""
+        returns = getattr(self.node, "returns", None)
+        return self._field("", returns, None, returns) if returns else None
+
+    def fields(self) -> list[Field]:
+        """Los parámetros, o los campos si es una clase de datos."""
+        if not isinstance(self.node, ast.ClassDef):
+            return list(self._parameters(self.node.args))
+        init = next((n for n in self.node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        if init:
+            return list(self._parameters(init.args))
+        star = [Field("*")] if any("kw_only=True" in self._text(d) for d in self.node.decorator_list) else []
+        declared = [n for n in self.node.body if isinstance(n, ast.AnnAssign) and "ClassVar" not in self._text(n.annotation)]
+        return star * bool(declared) + [self._field(n.target.id, n.annotation, n.value, n) for n in declared]
+
+    def _parameters(self, args: ast.arguments) -> Iterator[Field]:
+        by_place = [*args.posonlyargs, *args.args]
+        defaults = [*[None] * (len(by_place) - len(args.defaults)), *args.defaults]
+        for arg, default in zip(by_place, defaults, strict=True):
+            if arg.arg not in ("self", "cls"):
+                yield self._field(arg.arg, arg.annotation, default, default or arg)
+        if args.vararg:
+            yield self._field(f"*{args.vararg.arg}", args.vararg.annotation, None, args.vararg)
+        elif args.kwonlyargs:
+            yield Field("*")
+        for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+            yield self._field(arg.arg, arg.annotation, default, default or arg)
+        if args.kwarg:
+            yield self._field(f"**{args.kwarg.arg}", args.kwarg.annotation, None, args.kwarg)
+
+
+# ---- Escribir la ficha
 
 
 def format_signature(
-    symbol: object,  # una función o una clase
     name: str,  # el nombre con que se muestra
+    node: _Definition,  # la definición
+    fields: list[Field],  # sus parámetros
+    result: Field | None = None,  # lo que devuelve
 ) -> str:  # código Python, en una línea si cabe y si no en varias
     """Escribe la firma de una función, o la cabecera de una clase."""
-    if isinstance(symbol, property):
-        symbol = symbol.fget
-    if inspect.isclass(symbol) and not is_dataclass(symbol) and "__init__" not in vars(symbol):
-        return f"class {name}({', '.join(base.__name__ for base in symbol.__bases__)})"
-    signature = inspect.signature(symbol)
-    keyword = "class" if inspect.isclass(symbol) else "def"
-    returns = "" if inspect.isclass(symbol) else format_type(signature.return_annotation)
-    parts, tail = _parameters(signature), f") -> {returns}" if returns else ")"
+    keyword = "class" if isinstance(node, ast.ClassDef) else "def"
+    parts = [str(f) for f in fields]
+    if keyword == "class" and not fields:
+        parts = [ast.unparse(base) for base in node.bases]
+    tail = f") -> {result.kind}" if result else ")"
     line = f"{keyword} {name}({', '.join(parts)}{tail}"
     if len(line) <= _WIDTH:
         return line
     return f"{keyword} {name}(\n" + "".join(f"    {part},\n" for part in parts) + tail
 
 
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
+def format_table(
+    fields: list[Field],  # los parámetros
+    result: Field | None = None,  # lo que devuelve
+) -> str:  # una tabla Markdown; vacía si nada está comentado
+    """Hace la tabla de los parámetros y del resultado, con el comentario que cada uno lleva al lado."""
+    fields = [f for f in fields if f.name != "*"]
+    if not any(f.note for f in [*fields, *([result] if result else [])]):
+        return ""
+    defaults = any(f.default for f in fields)
+    rows = [(_code(f.name), _code(f.kind), _code(f.default), f.note) for f in fields]
+    if result and result.note:
+        rows.append(("**Devuelve**", _code(result.kind), "", result.note))
+    rows = [("", "Tipo", "Por defecto", "Detalles"), ("---",) * 4, *rows]
+    return "\n".join(_row(row if defaults else (*row[:2], row[3])) for row in rows)
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-def format_table(
-    symbol: object,  # una función o una clase
-) -> str:  # una tabla Markdown; vacía si nada está comentado
-    """Hace la tabla de los parámetros y de lo que se devuelve, con el comentario que cada uno lleva al lado."""
-    if inspect.isclass(symbol) and not is_dataclass(symbol) and "__init__" not in vars(symbol):
-        return ""
-    notes = docments(symbol, full=True)
-    result = notes.pop("return", None)
-    rows = [(k, v) for k, v in notes.items() if k not in ("self", "cls")]
-    commented = result and result["docment"] and not inspect.isclass(symbol)
-    if not commented and not any(v["docment"] for _, v in rows):
-        return ""
-    defaults = any(v["default"] is not _EMPTY for _, v in rows)
-    body = [_cells(_code(k), v, defaults) for k, v in rows]
-    if commented:
-        body.append(_cells("**Devuelve**", result, defaults))
-    head = ["", "Tipo", *(["Por defecto"] if defaults else []), "Detalles"]
-    return "\n".join([_row(*head), _row(*["---"] * len(head)), *body])
-
-
-def _cells(name: str, note: dict, defaults: bool) -> str:
-    default = [_code(format_default(note["default"]))] if defaults else []
-    return _row(name, _code(format_type(note["anno"])), *default, note["docment"] or "")
-
-
 def _is_command(symbol: object) -> bool:
     """¿Es una orden de click? Se sabe por lo que ofrece, sin importar click."""
     return hasattr(symbol, "get_help") and hasattr(symbol, "callback")
+
+
+def _help(command: object) -> str:
+    """La ayuda de una orden, tal como sale en la terminal."""
+    import click
+
+    context = click.Context(command, info_name=command.name, terminal_width=_WIDTH)
+    return f"```text\n{command.get_help(context)}\n```"
+
+
+def _explain(symbol: object) -> list[str]:
+    """Firma, explicación y tabla de un símbolo del que se tiene el código."""
+    function = symbol.fget if isinstance(symbol, property) else inspect.unwrap(symbol)
+    source = _read_source(function)
+    node = _find_definition(source, function.__name__) if source else None
+    if not node:
+        return [inspect.getdoc(function) or ""]
+    reader = _Reader(source, node)
+    fields, result = reader.fields(), reader.result()
+    signature = format_signature(function.__qualname__, node, fields, result)
+    return [f"```python\n{signature}\n```", ast.get_docstring(node) or "", format_table(fields, result)]
+
+
+def _card(symbol: object, name: str, level: int) -> str:
+    """La ficha de un solo símbolo."""
+    address = NbdevLookup().code(name)
+    link = f"[código]({address}){{.source-link}}" if address else ""
+    body = [_help(symbol)] if _is_command(symbol) else _explain(symbol)
+    return "\n\n".join(part for part in [f"{'#' * level} {name}", link, *body] if part)
 
 
 def _public_members(symbol: object) -> list[tuple[str, object]]:
@@ -125,7 +202,7 @@ class SpanishRenderer:
         name: str | None = None,  # el nombre con que se muestra; por defecto, el suyo
         title_level: int = 3,  # nivel del encabezado
     ):
-        named = getattr(sym, "callback", sym) if _is_command(sym) else sym
+        named = sym.callback if _is_command(sym) else sym
         self.symbol, self.level = sym, title_level
         self.name = name or getattr(named, "__qualname__", None) or str(sym)
 
@@ -136,24 +213,3 @@ class SpanishRenderer:
 
     def __repr__(self) -> str:
         return self.name
-
-
-def _card(symbol: object, name: str, level: int) -> str:
-    """La ficha de un solo símbolo: encabezado, enlace al código, firma, explicación y tabla."""
-    source = NbdevLookup().code(name)
-    link = f'[código]({source}){{.source-link}}' if source else ""
-    if _is_command(symbol):
-        return "\n\n".join(filter(None, [f"{'#' * level} {name}", link, _help(symbol)]))
-    text = inspect.getdoc(symbol) if "__doc__" in dir(symbol) else ""
-    function = symbol.fget if isinstance(symbol, property) else symbol
-    signature = f"```python\n{format_signature(symbol, name)}\n```"
-    parts = [f"{'#' * level} {name}", link, signature, text, format_table(function)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _help(command: object) -> str:
-    """La ayuda de una orden, tal como sale en la terminal."""
-    import click
-
-    context = click.Context(command, info_name=command.name, terminal_width=_WIDTH)
-    return f"```text\n{command.get_help(context)}\n```"
