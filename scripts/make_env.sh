@@ -40,7 +40,7 @@ uv() { "$venv/bin/uv" "$@" -q --python "$venv/bin/python"; }
 
 if ! is_fresh dev && { [ "$kind" = dev ] || ! is_fresh runtime; }; then
     echo "Se instalan las dependencias de requirements/$kind.txt…"
-    uv pip install --require-hashes -r "requirements/$kind.txt"
+    uv pip install --require-hashes --no-build-isolation -r "requirements/$kind.txt"
     rm -f "$venv/.project"
     touch "$venv/.$kind"
 fi
