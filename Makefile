@@ -50,8 +50,9 @@ lint: env-dev ## Comprueba las capas y el estilo de scripts y pruebas
 	@lint-imports
 	@ruff check setup.py scripts tests bench
 
+# Los dos ganchos de nbdev_install_hooks (fusionar y dar por fiables los cuadernos), sin su retoque de ~/.jupyter.
 hooks: env-dev ## Instala en git los ganchos de nbdev y los de pre-commit
-	@nbdev_install_hooks
+	@git config --local include.path ../.gitconfig
 	@pre-commit install
 
 lab: env-dev ## Abre los cuadernos en JupyterLab
