@@ -33,6 +33,7 @@ class Page(HTMLParser):
     texts: list[str] = field(default_factory=list)  # cada trozo de texto y los rótulos de sus atributos
     titles: list[str] = field(default_factory=list)  # el texto de `<title>`
     untold: list[str] = field(default_factory=list)  # imágenes sin texto alternativo
+    failed: bool = False  # si enseña una celda que acabó en error
 
     def __post_init__(self):
         super().__init__(convert_charrefs=True)
@@ -53,6 +54,7 @@ class Page(HTMLParser):
             self.fetched.append(at[_FETCHED[tag]])
         if tag == "img" and not at.get("src", "").startswith("data:") and not at.get("alt"):
             self.untold.append(at.get("src", ""))
+        self.failed = self.failed or "cell-output-error" in at.get("class", "").split()
         self.texts += [at[k] for k in ("title", "placeholder", "aria-label") if at.get(k)]
         self.fetched += _REMOTE_CSS.findall(at.get("style", ""))
 
@@ -127,6 +129,7 @@ def check_site(
     problems += _remote_resources(site, pages)
     for page in pages.values():
         problems += [f"{page.path}: el idioma es «{page.lang}» y no «es»"] if page.lang != "es" else []
+        problems += [f"{page.path}: enseña una celda que acabó en error; ejecuta el cuaderno de nuevo"] if page.failed else []
         problems += [f"{page.path}: no tiene título"] if not any(page.titles) else []
         problems += [f"{page.path}: imagen sin texto alternativo: {src}" for src in page.untold]
         problems += [f"{page.path}: texto sin traducir: «{text}»" for text in _ENGLISH if text in page.texts]

@@ -1,0 +1,326 @@
+"""El sitio: se construye de los cuadernos sin Quarto y sin la red, está entero en español y nada en él está roto."""
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(p.relative_to(ROOT / "nbs") for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+INSTALLERS = ("quarto-install", "sudo", "curl", "wget", "apt-get", "dpkg", "brew", "pip", "npm")
+
+
+def load_script(name: str) -> ModuleType:
+    """Importa un guion de scripts/, que no es un paquete."""
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+check_site = load_script("check_site").check_site
+
+
+def write_notebook(path: Path, *cells: str) -> None:
+    """Escribe un cuaderno: lo que empieza por «#» y un espacio es prosa, lo demás código."""
+    kinds = [("markdown", {}) if cell.startswith("# ") else ("code", {"outputs": [], "execution_count": None}) for cell in cells]
+    body = [
+        {"cell_type": kind, "id": f"c{n}", "metadata": {}, "source": cell.splitlines(keepends=True), **rest}
+        for n, (cell, (kind, rest)) in enumerate(zip(cells, kinds, strict=True))
+    ]
+    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cells": body, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
+
+
+def write_command(path: Path, script: str) -> None:
+    """Escribe una orden de mentira."""
+    path.write_text(f"#!{sys.executable}\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def build(tree: Path, commands: Path) -> subprocess.CompletedProcess[str]:
+    """Construye el sitio de una copia, desde otra carpeta y sin más órdenes que las de mentira."""
+    env = {**os.environ, "PATH": str(commands)}
+    script = [sys.executable, str(tree / "scripts/build_docs.py")]
+    return subprocess.run(script, cwd=commands, env=env, capture_output=True, text=True)
+
+
+def copy_tree(tree: Path, *names: str) -> Path:
+    """Copia parte del repositorio, con sus enlaces simbólicos tal cual."""
+    for name in names:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        else:
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tree / name, follow_symlinks=False)
+    return tree
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Path:
+    """Una carpeta de órdenes sin Quarto."""
+    (tmp_path / "bin").mkdir()
+    return tmp_path / "bin"
+
+
+# ---- El sitio de verdad
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[str]]:
+    """El sitio entero, lo que contó al construirse y las órdenes de instalar que llamó."""
+    tree = copy_tree(tmp_path_factory.mktemp("sitio"), "nbs", "de_jupyter_a_la_tierra", "scripts", "settings.ini", "_quarto.yml")
+    commands = tmp_path_factory.mktemp("bin")
+    for name in INSTALLERS:
+        write_command(commands / name, f"open({str(commands / 'llamadas')!r}, 'a').write({name!r} + '\\n')")
+    done = build(tree, commands)
+    assert done.returncode == 0, done.stdout + done.stderr
+    calls = commands / "llamadas"
+    return tree / "_docs", done.stdout, calls.read_text().split() if calls.exists() else []
+
+
+@pytest.fixture(scope="module")
+def site(built: tuple[Path, str, list[str]]) -> Path:
+    """La carpeta del sitio entero."""
+    return built[0]
+
+
+def page_of(notebook: Path) -> Path:
+    """La página de un cuaderno: nbdev le quita el número, y no a su carpeta."""
+    return notebook.with_name(re.sub(r"^\d+[a-z]?_", "", notebook.stem) + ".html")
+
+
+def test_without_quarto_it_builds_and_installs_nothing(built):
+    _, told, calls = built
+    assert "Quarto no está en el PATH" in told
+    assert calls == []
+
+
+def test_each_step_is_told(built):
+    _, told, _ = built
+    assert [line[:4] for line in told.splitlines() if line[1:4] == "/4 "] == ["1/4 ", "2/4 ", "3/4 ", "4/4 "]
+    assert all(f"nbs/{notebook.as_posix()}" in told for notebook in NOTEBOOKS)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
+def test_each_notebook_has_its_page(site, notebook):
+    assert (site / page_of(notebook)).is_file()
+
+
+def test_no_broken_links_no_english_nothing_from_outside(site):
+    assert check_site(site) == []
+
+
+def test_the_interface_is_in_spanish(site):
+    page, script = (site / "2_kedro/tables.html").read_text(), (site / "site_libs/smalldocs.js").read_text()
+    for text in ('<html lang="es">', 'placeholder="Buscar"', ">En esta página<", "Avisar de un problema", "Ver el cuaderno"):
+        assert text in page
+    assert "Sin resultados" in script and "No results" not in script
+
+
+def test_links_never_need_the_published_site(site):
+    settings = ConfigParser(delimiters=["="], interpolation=None)
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    address = settings["DEFAULT"]["doc_host"] + settings["DEFAULT"]["doc_baseurl"]
+    assert [p.name for p in site.rglob("*.html") if f'href="{address}' in p.read_text()] == []
+
+
+def test_search_points_at_the_pages(site):
+    found = {entry["href"].partition("#")[0] for entry in json.loads((site / "search.json").read_text())}
+    assert {page_of(notebook).as_posix() for notebook in NOTEBOOKS} <= found
+    assert all((site / page).is_file() for page in found)
+
+
+def test_a_function_has_its_card(site):
+    page = (site / "2_kedro/tables.html").read_text()
+    card = page[page.index('id="read_table"') :][:6000]
+    for text in (">Tipo<", ">Por defecto<", ">Detalles<", ">Devuelve<", "blob/main/de_jupyter_a_la_tierra/tables.py#L"):
+        assert text in card
+
+
+def test_the_picture_of_the_journey_is_there(site):
+    assert 'src="images/viaje.svg"' in (site / "index.html").read_text()
+    drawing = ElementTree.parse(site / "images/viaje.svg").getroot()
+    words = " ".join(drawing.itertext())
+    assert all(stage in words for stage in ("Libreta", "Kedro", "API", "Pruebas", "MLflow", "Trabajos", "Aterrizar"))
+
+
+# ---- La configuración que comparten Quarto y smalldocs
+
+
+def test_one_configuration_for_both():
+    assert (ROOT / "nbs/_quarto.yml").is_symlink()
+    assert os.readlink(ROOT / "nbs/_quarto.yml") == "../_quarto.yml"
+
+
+def test_nbdev_yml_is_what_nbdev_would_write(tmp_path):
+    tree = copy_tree(tmp_path, "settings.ini", "nbs/nbdev.yml", "nbs/_quarto.yml", "_quarto.yml")
+    script = "from nbdev.quarto import refresh_quarto_yml; refresh_quarto_yml()"
+    subprocess.run([sys.executable, "-c", script], cwd=tree, check=True, capture_output=True)
+    assert (tree / "nbs/nbdev.yml").read_text() == (ROOT / "nbs/nbdev.yml").read_text()
+
+
+# ---- Sitios pequeños: lo que puede salir mal
+
+CODE = '''#| export
+@dataclass(frozen=True, kw_only=True)
+class Bowl:
+    """Un cuenco."""
+
+    grams: float  # cuánto cabe
+    name: str = "hondo"  # cómo se llama
+
+    def fill(self, *, share: float = 1.0) -> float:  # gramos que entran
+        """Llena el cuenco."""
+        return self.grams * share
+'''
+SIDEBAR = "website:\n  sidebar:\n    contents:\n      - href: index.ipynb\n      - href: 2_kedro/00_kedro.ipynb\n"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Un repositorio de dos cuadernos, que se construye en un momento."""
+    tree = copy_tree(tmp_path / "repo", "settings.ini", "_quarto.yml", "scripts", "nbs/_quarto.yml", "nbs/nbdev.yml", "nbs/styles.css", "nbs/images")
+    config = (tree / "_quarto.yml").read_text()
+    (tree / "_quarto.yml").write_text(config.replace("1_libreta/00_historia.ipynb", "2_kedro/00_kedro.ipynb"))
+    (tree / "nbs/sidebar.yml").write_text(SIDEBAR)
+    write_notebook(tree / "nbs/index.ipynb", "# Inicio\n> Nada.", "# Uno\n[al capítulo](2_kedro/00_kedro.ipynb#bowl.fill)")
+    imports = "#| export\nfrom dataclasses import dataclass"
+    write_notebook(tree / "nbs/2_kedro/00_kedro.ipynb", "# Capítulo\n> Algo.", "#| default_exp bowl", imports, CODE)
+    return tree
+
+
+def read_site(tree: Path) -> dict[str, bytes]:
+    """Todos los ficheros de un sitio."""
+    return {p.relative_to(tree / "_docs").as_posix(): p.read_bytes() for p in (tree / "_docs").rglob("*") if p.is_file()}
+
+
+def test_two_builds_are_the_same(small, commands):
+    assert build(small, commands).returncode == 0
+    first = read_site(small)
+    (small / "_proc").mkdir(exist_ok=True)
+    (small / "_proc/viejo.ipynb").write_text("basura de otra vez")
+    for notebook in small.rglob("*.ipynb"):
+        os.utime(notebook)
+    assert build(small, commands).returncode == 0
+    assert read_site(small) == first
+
+
+def test_a_class_has_a_card_with_its_fields_and_methods(small, commands):
+    assert build(small, commands).returncode == 0
+    page = (small / "_docs/2_kedro/kedro.html").read_text()
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    for words in ("grams float cuánto cabe", "name str &quot;hondo&quot; cómo se llama", "Devuelve float gramos que entran"):
+        assert words in text
+    assert 'id="bowl.fill"' in page
+
+
+def test_a_broken_link_keeps_the_previous_site(small, commands):
+    assert build(small, commands).returncode == 0
+    before = read_site(small)
+    write_notebook(small / "nbs/index.ipynb", "# Inicio\n> Nada.", "# Uno\n[no está](2_kedro/otro.ipynb) y [ancla](#tampoco)")
+    done = build(small, commands)
+    assert done.returncode == 1
+    assert "enlace roto: 2_kedro/otro.html" in done.stderr and "el ancla no existe: #tampoco" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert read_site(small) == before
+
+
+def test_a_notebook_that_fails_is_named(small, commands):
+    write_notebook(small / "nbs/2_kedro/00_kedro.ipynb", "# Capítulo\n> Algo.", "#| default_exp bowl", "#| export\nlimit = int('doce')")
+    done = build(small, commands)
+    assert done.returncode == 1
+    assert "nbdev no pudo preparar nbs/2_kedro/00_kedro.ipynb: ValueError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sidebar", "message"),
+    [
+        (SIDEBAR.replace("      - href: 2_kedro/00_kedro.ipynb\n", ""), "falta 2_kedro/00_kedro.ipynb"),
+        (SIDEBAR + "      - href: 2_kedro/99_nada.ipynb\n", "sobra 2_kedro/99_nada.ipynb"),
+    ],
+)
+def test_the_sidebar_names_every_notebook_and_no_other(small, commands, sidebar, message):
+    (small / "nbs/sidebar.yml").write_text(sidebar)
+    done = build(small, commands)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_with_quarto_on_the_path_quarto_is_used(small, commands):
+    page = '<html lang="es"><title>Hola</title><body></body></html>'
+    write_command(
+        commands / "quarto",
+        "import pathlib, sys\n"
+        "assert sys.argv[1:] == ['render', '--no-cache'], sys.argv\n"
+        "assert pathlib.Path('2_kedro/00_kedro.ipynb').is_file() and pathlib.Path('_quarto.yml').is_file()\n"
+        f"pathlib.Path('_docs').mkdir()\npathlib.Path('_docs/index.html').write_text({page!r})",
+    )
+    done = build(small, commands)
+    assert done.returncode == 0, done.stderr
+    assert "2/4 Hago las páginas con Quarto" in done.stdout
+    assert list(read_site(small)) == ["index.html"]
+
+
+def test_when_quarto_fails_it_is_told(small, commands):
+    write_command(commands / "quarto", "raise SystemExit(7)")
+    done = build(small, commands)
+    assert done.returncode == 1
+    assert "Quarto terminó con el código 7" in done.stderr
+
+
+# ---- El repaso
+
+SOUND = '<html lang="es"><head><title>Hola</title></head><body><p id="aquí">Hola</p>{}</body></html>'
+
+
+@pytest.mark.parametrize(
+    ("html", "message"),
+    [
+        (SOUND.format('<a href="otra.html">x</a>'), "enlace roto: otra.html"),
+        (SOUND.format('<a href="../fuera.html">x</a>'), "enlace roto: ../fuera.html"),
+        (SOUND.format('<a href="#allí">x</a>'), "el ancla no existe: #allí"),
+        (SOUND.format('<a href="index.html#all%C3%AD">x</a>'), "el ancla no existe: index.html#all%C3%AD"),
+        (SOUND.format('<img src="foto.png" alt="foto">'), "enlace roto: foto.png"),
+        (SOUND.format('<img src="data:image/svg+xml,x"><img src="index.html">'), "imagen sin texto alternativo: index.html"),
+        (SOUND.format('<script src="https://cdn.example/a.js"></script>'), "a otra máquina al abrirse: https://cdn.example/a.js"),
+        (SOUND.format('<link rel="stylesheet" href="//fonts.example/css">'), "a otra máquina al abrirse: //fonts.example/css"),
+        (SOUND.format('<style>@import "https://fonts.example/a";</style>'), "a otra máquina al abrirse: https://fonts.example/a"),
+        (SOUND.format('<p style="background:url(https://x.example/a)">x</p>'), "a otra máquina al abrirse: https://x.example/a"),
+        (SOUND.format('<input placeholder="Search">'), "texto sin traducir: «Search»"),
+        (SOUND.format("<a>Report an issue</a>"), "texto sin traducir: «Report an issue»"),
+        (SOUND.format('<div class="cell-output cell-output-error">x</div>'), "celda que acabó en error"),
+        (SOUND.format("").replace('lang="es"', 'lang="en"'), "el idioma es «en» y no «es»"),
+        (SOUND.format("").replace("Hola</title>", "</title>"), "no tiene título"),
+    ],
+)
+def test_the_check_finds_what_is_wrong(tmp_path, html, message):
+    (tmp_path / "index.html").write_text(html, encoding="utf-8")
+    assert [problem for problem in check_site(tmp_path) if message in problem]
+
+
+def test_the_check_finds_what_a_stylesheet_asks_for(tmp_path):
+    (tmp_path / "index.html").write_text(SOUND.format(""), encoding="utf-8")
+    (tmp_path / "a.css").write_text("@font-face { src: url('https://fonts.example/b.woff2') }", encoding="utf-8")
+    assert check_site(tmp_path) == ["a.css: pide algo a otra máquina: https://fonts.example/b.woff2"]
+
+
+def test_the_check_lets_a_sound_site_pass(tmp_path):
+    links = '<a href="#aquí">a</a> <a href="index.html#aqu%C3%AD">b</a> <a href="https://example.org">c</a> <a href=".">d</a>'
+    (tmp_path / "index.html").write_text(SOUND.format(links), encoding="utf-8")
+    assert check_site(tmp_path) == []
+
+
+def test_the_check_is_not_fooled_by_an_empty_folder(tmp_path):
+    assert check_site(tmp_path) == [f"{tmp_path} no tiene ninguna página"]
