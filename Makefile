@@ -5,7 +5,6 @@ SHELL := /bin/sh
 
 # Los procesos que arranquen los cuadernos también deben ver las órdenes de .venv.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export KEDRO_DISABLE_TELEMETRY := true
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 JOBS ?= 2
