@@ -122,7 +122,7 @@ def read_rows(
         problems.append(_quarantine(raw[column.name], reasons))
     if EXTRA in raw:
         extra = raw.loc[raw[EXTRA] != "", EXTRA]
-        problems.append(_quarantine(extra, extra.where(False, "la fila tiene más celdas que la cabecera")))
+        problems.append(_quarantine(extra, pd.Series("la fila tiene más celdas que la cabecera", extra.index)))
     quarantine = pd.concat(problems, ignore_index=True).sort_values("line", kind="stable", ignore_index=True)
     rows = pd.DataFrame(read, index=raw.index)
     rows = rows[~rows.index.isin(quarantine["line"])]
