@@ -47,7 +47,7 @@ clean-nbs: env-dev ## Limpia los metadatos de los cuadernos (nbdev_clean)
 
 lint: env-dev ## Comprueba las capas y el estilo de scripts y pruebas
 	@lint-imports
-	@ruff check setup.py scripts tests bench
+	@ruff check
 
 # Los dos ganchos de nbdev_install_hooks (fusionar y dar por fiables los cuadernos), sin su retoque de ~/.jupyter.
 hooks: env-dev ## Instala en git los ganchos de nbdev y los de pre-commit
