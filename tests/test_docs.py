@@ -187,10 +187,9 @@ class Bowl:
 SIDEBAR = "website:\n  sidebar:\n    contents:\n      - href: index.ipynb\n      - href: 2_kedro/00_kedro.ipynb\n"
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
+def write_small(tree: Path) -> Path:
     """Un repositorio de dos cuadernos, que se construye en un momento."""
-    tree = copy_tree(tmp_path / "repo", "settings.ini", "_quarto.yml", "scripts", "nbs/_quarto.yml", "nbs/nbdev.yml", "nbs/styles.css", "nbs/images")
+    copy_tree(tree, "settings.ini", "_quarto.yml", "scripts", "nbs/_quarto.yml", "nbs/nbdev.yml", "nbs/styles.css", "nbs/images")
     config = (tree / "_quarto.yml").read_text()
     (tree / "_quarto.yml").write_text(config.replace("1_libreta/00_historia.ipynb", "2_kedro/00_kedro.ipynb"))
     (tree / "nbs/sidebar.yml").write_text(SIDEBAR)
@@ -200,25 +199,39 @@ def small(tmp_path: Path) -> Path:
     return tree
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Un repositorio pequeño en el que se puede escribir."""
+    return write_small(tmp_path / "repo")
+
+
+@pytest.fixture(scope="module")
+def small_site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Los ficheros del sitio del repositorio pequeño."""
+    tree = write_small(tmp_path_factory.mktemp("pequeño"))
+    done = build(tree, tmp_path_factory.mktemp("bin"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return read_site(tree)
+
+
 def read_site(tree: Path) -> dict[str, bytes]:
     """Todos los ficheros de un sitio."""
     return {p.relative_to(tree / "_docs").as_posix(): p.read_bytes() for p in (tree / "_docs").rglob("*") if p.is_file()}
 
 
-def test_two_builds_are_the_same(small, commands):
-    assert build(small, commands).returncode == 0
-    first = read_site(small)
-    (small / "_proc").mkdir(exist_ok=True)
-    (small / "_proc/viejo.ipynb").write_text("basura de otra vez")
+def test_the_same_notebooks_give_the_same_site(small, commands, small_site):
+    """Otro día, en otra carpeta y con restos de otra vez."""
+    (small / "_proc").mkdir()
+    write_notebook(small / "_proc/viejo.ipynb", "# Viejo\n> Basura de otra vez.")
     for notebook in small.rglob("*.ipynb"):
-        os.utime(notebook)
-    assert build(small, commands).returncode == 0
-    assert read_site(small) == first
+        os.utime(notebook, (0, 0))
+    done = build(small, commands)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_site(small) == small_site
 
 
-def test_a_class_has_a_card_with_its_fields_and_methods(small, commands):
-    assert build(small, commands).returncode == 0
-    page = (small / "_docs/2_kedro/kedro.html").read_text()
+def test_a_class_has_a_card_with_its_fields_and_methods(small_site):
+    page = small_site["2_kedro/kedro.html"].decode()
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     for words in ("grams float cuánto cabe", "name str &quot;hondo&quot; cómo se llama", "Devuelve float gramos que entran"):
         assert words in text
@@ -226,14 +239,14 @@ def test_a_class_has_a_card_with_its_fields_and_methods(small, commands):
 
 
 def test_a_broken_link_keeps_the_previous_site(small, commands):
-    assert build(small, commands).returncode == 0
-    before = read_site(small)
+    (small / "_docs").mkdir()
+    (small / "_docs/index.html").write_text("el de antes")
     write_notebook(small / "nbs/index.ipynb", "# Inicio\n> Nada.", "# Uno\n[no está](2_kedro/otro.ipynb) y [ancla](#tampoco)")
     done = build(small, commands)
     assert done.returncode == 1
     assert "enlace roto: 2_kedro/otro.html" in done.stderr and "el ancla no existe: #tampoco" in done.stderr
     assert "Traceback" not in done.stderr
-    assert read_site(small) == before
+    assert read_site(small) == {"index.html": b"el de antes"}
 
 
 def test_a_notebook_that_fails_is_named(small, commands):
