@@ -29,8 +29,8 @@ def long_description() -> str:
     """El README con sus enlaces relativos convertidos en enlaces al repositorio."""
     base = f"{cfg['git_url']}/raw/{cfg['branch']}/"
     text = Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else cfg["description"]
-    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\g<1>{base}", text)
-    return re.sub(r"(\]\()(?!https?:|#|mailto:)", rf"\g<1>{base.replace('/raw/', '/blob/')}", text)
+    text = re.sub(r'(!\[[^\]]*\]\(|src=")(?!https?:)', rf"\g<1>{base}", text)
+    return re.sub(r'(\]\(|href=")(?!https?:|#|mailto:)', rf"\g<1>{base.replace('/raw/', '/blob/')}", text)
 
 
 setup(
