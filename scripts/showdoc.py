@@ -9,14 +9,19 @@ import ast
 import inspect
 import io
 import linecache
+import os
 import re
+import subprocess
+import sys
 import textwrap
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 
+_PROGRAM = "tierra"
 _WIDTH = 84
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -155,11 +160,12 @@ def _is_command(symbol: object) -> bool:
 
 
 def _help(command: object) -> str:
-    """La ayuda de una orden, tal como sale en la terminal."""
-    import click
-
-    context = click.Context(command, info_name=command.name, terminal_width=_WIDTH)
-    return f"```text\n{command.get_help(context)}\n```"
+    """La ayuda de una orden, tal como sale en la terminal: se le pide a la orden misma."""
+    package = get_config().lib_path.name
+    path = [] if hasattr(command, "commands") else [command.name]
+    call = [sys.executable, "-c", f"from {package}.cli import main; main()", *path, "--help"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": str(_WIDTH)})
+    return f"```text\n{done.stdout.strip()}\n```"
 
 
 def _explain(symbol: object) -> list[str]:
@@ -179,8 +185,11 @@ def _card(symbol: object, name: str, level: int) -> str:
     """La ficha de un solo símbolo."""
     address = NbdevLookup().code(name)
     link = f"[código]({address}){{.source-link}}" if address else ""
-    body = [_help(symbol)] if _is_command(symbol) else _explain(symbol)
-    return "\n\n".join(part for part in [f"{'#' * level} {name}", link, *body] if part)
+    if _is_command(symbol):
+        title, body = f"{_PROGRAM} {name} {{#{name}}}" if name != _PROGRAM else name, [_help(symbol)]
+    else:
+        title, body = name, _explain(symbol)
+    return "\n\n".join(part for part in [f"{'#' * level} {title}", link, *body] if part)
 
 
 def _public_members(symbol: object) -> list[tuple[str, object]]:
