@@ -19,6 +19,7 @@ def _take(
     pool: list[str] | tuple[str, ...],  # los textos posibles
     positions: np.ndarray,  # (n,) int, cuál le toca a cada fila
 ) -> pd.Series:  # (n,) texto
+    """Reparte los textos de una lista entre las filas."""
     return pd.Series(pool, dtype="str").take(positions).reset_index(drop=True)
 
 # %% ../../nbs/2_kedro/07_simulate.ipynb #c008
