@@ -80,14 +80,16 @@ def _our_nbdev() -> Iterator[list[str]]:
     def announced(task: tuple) -> None:
         current[:] = [str(task[0])]
         say(f"  · {task[0]}")
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             process(task)
+        if any("imports and other code" in str(warning.message) for warning in caught):
+            say("    aviso: una celda mezcla import con otro código, y para hacer el sitio se ejecuta entera")
 
     with (
         patch.object(serve_drv, "main", announced),
         patch.object(showdoc, "get_config", lambda: config),
         patch.object(doclinks, "entry_points", lambda group: [index]),
-        warnings.catch_warnings(action="ignore"),
     ):
         yield current
 

@@ -1,0 +1,100 @@
+"""Los pipelines enteros, sobre un catálogo en memoria y bajo los tres ejecutores."""
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner, ThreadRunner
+from omegaconf import OmegaConf
+
+from de_jupyter_a_la_tierra.catfood.pipelines import (
+    create_data_processing,
+    create_data_science,
+    create_prediction,
+)
+from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
+from de_jupyter_a_la_tierra.datasets import ModelDataset
+from de_jupyter_a_la_tierra.errors import WorkError
+from de_jupyter_a_la_tierra.project import find_project
+
+
+def load_params() -> dict:
+    """Los parámetros de conf/base, leídos sin Kedro."""
+    path = find_project(__file__.rpartition("/")[0]).conf / "base/parameters_2_kedro.yml"
+    params = OmegaConf.load(path)
+    params.origin = "simulated"
+    return OmegaConf.to_container(params)
+
+
+def make_catalog(raw: pd.DataFrame, model_folder, **changes) -> DataCatalog:
+    """Un catálogo en memoria con la hoja cruda y los parámetros; el modelo, en su carpeta."""
+    catalog = DataCatalog({f"params:{key}": MemoryDataset(value) for key, value in (load_params() | changes).items()})
+    catalog["raw_foods"] = MemoryDataset(raw)
+    catalog["foods_to_score"] = MemoryDataset(raw)
+    catalog["model"] = ModelDataset(filepath=str(model_folder))
+    return catalog
+
+
+@pytest.fixture(scope="module")
+def raw() -> pd.DataFrame:
+    """Seiscientas comidas simuladas, con su procedencia."""
+    foods = simulate_foods(600, seed=11)
+    foods.index = pd.RangeIndex(2, 602, name="line")
+    foods.attrs = {"path": "data/01_raw/catfood_simulated.csv", "sha256": "0" * 64}
+    return foods
+
+
+@pytest.mark.parametrize("runner", [SequentialRunner(), ThreadRunner()], ids=lambda runner: type(runner).__name__)
+def test_from_sheet_to_model_and_back(raw, tmp_path, runner):
+    """Procesar, entrenar y predecir: cada pipeline deja lo que el siguiente necesita."""
+    catalog = make_catalog(raw, tmp_path / "model")
+    training = create_data_processing() + create_data_science()
+    outputs = {name: data.load() for name, data in runner.run(training, catalog).items()}
+    assert outputs["metrics"]["by_rows"]["n_rows"] == 198
+    assert outputs["metrics"]["twins_together"]["accuracy"] > outputs["metrics"]["twins_together"]["baseline_accuracy"]
+    assert "Datos simulados: 600 comidas, 0 en cuarentena." in outputs["summary"]
+
+    model = catalog["model"].load()
+    assert model.info["data"] == {
+        "origin": "simulated", "file": "catfood_simulated.csv", "sha256": "0" * 64, "n_rows": 600,
+    }
+    scored = runner.run(create_prediction(), catalog)["scored_foods"].load()
+    assert list(scored.index) == list(raw.index) and scored["score"].between(1, 5).all()
+
+
+def test_a_slice_runs_alone(raw, tmp_path):
+    """Un trozo de pipeline se ejecuta con lo que necesita y nada más."""
+    piece = create_data_processing().to_nodes("accept_foods")
+    outputs = SequentialRunner().run(piece, make_catalog(raw, tmp_path / "model"))
+    assert {"foods", "counts"} <= set(outputs)
+    assert outputs["counts"].load() == {"n_rows": 600, "n_bad_rows": 0}
+
+
+def test_no_evaluation_row_is_trained_on(raw, tmp_path):
+    """Ninguna fila de evaluación, ni una gemela suya, entra en el entrenamiento."""
+    catalog = make_catalog(raw, tmp_path / "model")
+    table = SequentialRunner().run(create_data_processing(), catalog)["model_input"].load()
+    key = load_params()["twin_key"]
+    train, held_out = table[~table["evaluation"]], table[table["evaluation"]]
+    assert len(train) and len(held_out)
+    assert not set(map(tuple, train[key].to_numpy())) & set(map(tuple, held_out[key].to_numpy()))
+
+
+def test_too_many_bad_rows_stop_the_run_with_the_quarantine_written(raw, tmp_path):
+    """Si lo ilegible pasa del límite se para, y la cuarentena ya está guardada para leerla."""
+    bad = raw.copy()
+    bad.loc[bad.index[:60], "dma_prot"] = "12,5%"
+    catalog = make_catalog(bad, tmp_path / "model")
+    catalog["quarantine"] = MemoryDataset()
+    with pytest.raises(WorkError, match=r"60 de 600 filas \(10\.0 %\).*--decimal"):
+        SequentialRunner().run(create_data_processing(), catalog)
+    assert len(catalog["quarantine"].load()) == 60
+
+
+@pytest.mark.parametrize("kind", ["random_forest", "hist_gradient_boosting"])
+def test_other_models_go_the_whole_way(raw, tmp_path, kind):
+    """Cambiar de modelo es cambiar un parámetro: también se guarda y también predice."""
+    catalog = make_catalog(raw, tmp_path / "model", model={"type": kind})
+    SequentialRunner().run(create_data_processing() + create_data_science(), catalog)
+    served_by = catalog["model"].load().info["served_by"]
+    assert served_by == ("skops" if kind == "hist_gradient_boosting" else "onnx")
+    scored = SequentialRunner().run(create_prediction(), catalog)["scored_foods"].load()
+    assert scored["score"].notna().all()
