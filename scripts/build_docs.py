@@ -68,14 +68,15 @@ def say(text: str) -> None:
 @contextlib.contextmanager
 def _our_nbdev() -> Iterator[list[str]]:
     """Nos presta un nbdev que dibuja nuestras fichas, conoce el paquete sin instalarlo y cuenta por qué cuaderno va."""
-    from nbdev import doclinks, serve_drv, showdoc
+    from nbdev import doclinks, processors, serve_drv, showdoc
     from nbdev.config import get_config
+    from showdoc import show_helpers
 
     config = get_config(path=ROOT)
     config.d["renderer"] = "showdoc.SpanishRenderer"
     package = config.lib_path.name
     index = EntryPoint(name=package, value=f"{package}._modidx:d", group="nbdev")
-    process, current = serve_drv.main, []
+    process, remove, current = serve_drv.main, processors.rm_export, []
 
     def announced(task: tuple) -> None:
         current[:] = [str(task[0])]
@@ -86,8 +87,13 @@ def _our_nbdev() -> Iterator[list[str]]:
         if any("imports and other code" in str(warning.message) for warning in caught):
             say("    aviso: una celda mezcla import con otro código, y para hacer el sitio se ejecuta entera")
 
+    def rm_export(cell: dict) -> None:
+        if not show_helpers(cell):
+            remove(cell)
+
     with (
         patch.object(serve_drv, "main", announced),
+        patch.object(processors, "rm_export", rm_export),
         patch.object(showdoc, "get_config", lambda: config),
         patch.object(doclinks, "entry_points", lambda group: [index]),
     ):

@@ -6,6 +6,7 @@ escribió su autora. Esta lee el código: los tipos salen como están escritos, 
 """
 
 import ast
+import html
 import inspect
 import io
 import linecache
@@ -22,7 +23,8 @@ from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 
 _PROGRAM = "tierra"
-_WIDTH = 84
+_SHORT = 12  # líneas que se enseñan sin plegar
+_WIDTH = 78
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -139,7 +141,7 @@ def format_table(
     if not any(f.note for f in [*fields, *([result] if result else [])]):
         return ""
     defaults = any(f.default for f in fields)
-    rows = [(_code(f.name), _code(f.kind), _code(f.default), f.note) for f in fields]
+    rows = [(_literal(f.name), _code(f.kind), _literal(f.default), f.note) for f in fields]
     if result and result.note:
         rows.append(("**Devuelve**", _code(result.kind), "", result.note))
     rows = [("", "Tipo", "Por defecto", "Detalles"), ("---",) * 4, *rows]
@@ -152,6 +154,19 @@ def _row(cells: tuple[str, ...]) -> str:
 
 def _code(text: str) -> str:
     return f"`{text}`" if text else ""
+
+
+def _literal(text: str) -> str:
+    """Como `_code`, pero nbdev no lo enlaza: un parámetro que se llame «data» no es la orden «data»."""
+    return f"<code>{html.escape(text, quote=False)}</code>" if text else ""
+
+
+def fold(
+    code: str,  # código Python
+    title: str,  # lo que se ve plegado
+) -> str:  # Markdown que entienden Quarto y smalldocs
+    """Enseña un trozo de código plegado."""
+    return f"<details>\n<summary>{title}</summary>\n\n```python\n{code.strip()}\n```\n\n</details>"
 
 
 def _is_command(symbol: object) -> bool:
@@ -178,7 +193,9 @@ def _explain(symbol: object) -> list[str]:
     reader = _Reader(source, node)
     fields, result = reader.fields(), reader.result()
     signature = format_signature(function.__qualname__, node, fields, result)
-    return [f"```python\n{signature}\n```", ast.get_docstring(node) or "", format_table(fields, result)]
+    parts = [f"```python\n{signature}\n```", ast.get_docstring(node) or "", format_table(fields, result)]
+    method = "." in function.__qualname__  # su código ya sale en el de la clase
+    return parts if method else [*parts, fold(source, "Ver el código")]
 
 
 def _card(symbol: object, name: str, level: int) -> str:
@@ -200,6 +217,27 @@ def _public_members(symbol: object) -> list[tuple[str, object]]:
         if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
             found.append((f"{symbol.__name__}.{name}", member))
     return found
+
+
+def _hides_nothing(tree: ast.Module) -> bool:
+    """¿Es una celda que no hace falta enseñar? Solo importa, o define algo público, que ya tiene su ficha."""
+    imports = (ast.Import, ast.ImportFrom, ast.If)
+    only_imports = all(isinstance(node, imports) for node in tree.body)
+    return only_imports or any(isinstance(node, _Definition) and not node.name.startswith("_") for node in tree.body)
+
+
+def show_helpers(
+    cell: dict,  # una celda del cuaderno, que se cambia aquí mismo
+) -> bool:  # si se enseña
+    """Enseña las constantes y las funciones privadas que se exportan: nbdev las borraría y la prosa hablaría del aire."""
+    if "export" not in cell.directives_ or not cell.source or _hides_nothing(ast.parse(cell.source)):
+        return False
+    code = cell.source.strip()
+    short = code.count("\n") < _SHORT
+    cell.source = f"```python\n{code}\n```" if short else fold(code, "Código de apoyo")
+    cell.cell_type = "markdown"
+    cell.pop("outputs", None)
+    return True
 
 
 class SpanishRenderer:

@@ -120,12 +120,12 @@ def close_label(
 # %% ../../nbs/2_kedro/06_recipes.ipynb #c024
 SCORE_COLUMNS = ["dma_carbs", "dma_prot", "dma_cals", "ga_moist"]
 SCORE_WEIGHTS = np.array([  # una fila por frontera: 1|2, 2|3, 3|4 y 4|5
-    (-0.343, 0.489, 0.000, -0.0451),
-    (-0.340, 0.310, 0.010, 0.0150),
-    (-0.250, 0.380, 0.036, 0.1505),
-    (-0.620, 0.080, -0.050, -0.2865),
+    (-0.343, 0.489, 0.000, -0.0424),
+    (-0.340, 0.310, 0.010, 0.0178),
+    (-0.250, 0.380, 0.036, 0.1517),
+    (-0.620, 0.080, -0.050, -0.2857),
 ])
-SCORE_INTERCEPT = np.array([-2.52, -5.80, -30.11, 24.08])
+SCORE_INTERCEPT = np.array([-2.53, -5.82, -30.12, 24.09])
 NOISE = 0.83  # escala del ruido logístico
 
 # %% ../../nbs/2_kedro/06_recipes.ipynb #c025

@@ -33,8 +33,8 @@ INGREDIENT_PAWS = np.array([  # una fila por nota de nutrición; columnas: de 1 
 INGREDIENT_COUNTS = np.array([  # una fila por nota de ingredientes; columnas: las clases de INGREDIENTS
     (0.9, 0.4, 1.8, 2.7, 1.8),
     (1.3, 0.5, 1.1, 1.6, 1.1),
-    (1.8, 0.8, 0.6, 1.0, 1.1),
-    (2.0, 0.9, 0.2, 0.4, 1.1),
+    (1.8, 0.8, 0.6, 1.2, 1.1),
+    (2.0, 0.9, 0.2, 0.5, 1.0),
     (2.8, 1.2, 0.1, 0.1, 1.9),
 ])
 
@@ -72,7 +72,7 @@ def draw_ingredients(
 ) -> pd.DataFrame:  # (n, 4) la lista de ingredientes y las tres que salen de ella; «» si no hay ninguno
     """Compone la lista de ingredientes y señala los de calidad, los dudosos y los alérgenos."""
     counts = rng.poisson(INGREDIENT_COUNTS[paws - 1])
-    counts[:, 0] += (counts[:, :2].sum(axis=1) == 0) & (rng.random(len(paws)) < 0.7)
+    counts[:, 0] += (counts[:, :2].sum(axis=1) == 0) & (rng.random(len(paws)) < 0.75)
     good, fish, gluten, gum, egg = (draw_run(items, n, rng) for items, n in zip(INGREDIENTS.values(), counts.T))
     base = draw_run(INGREDIENTS["wet"], 2 * wet, rng) + draw_run(INGREDIENTS["dry"], 3 * ~wet, rng)
     lists = {
