@@ -45,7 +45,10 @@ class TableDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         table.attrs["sha256"] = hash_file(self._filepath)
         return table
 
-    def save(self, data: pd.DataFrame) -> None:
+    def save(
+        self,
+        data: pd.DataFrame,  # la tabla
+    ) -> None:
         """Escribe la tabla, sin su índice, en el dialecto que lleve en `attrs`."""
         write_table(data, self._filepath, Dialect(**data.attrs.get("dialect", {})))
 
@@ -77,7 +80,10 @@ class ModelDataset(AbstractVersionedDataset[dict[str, Any], Model]):
             raise UsageError(f"No hay ningún modelo en «{self._filepath}»: entrénalo con «tierra run».") from error
         return load_model(folder)
 
-    def save(self, data: dict[str, Any]) -> None:
+    def save(
+        self,
+        data: dict[str, Any],  # los argumentos de `freeze_model`
+    ) -> None:
         """Congela un modelo: `data` son los argumentos de `freeze_model`, salvo la carpeta."""
         freeze_model(folder=Path(self._get_save_path()), **data)
 

@@ -19,7 +19,7 @@ class Column:
 
     name: str  # como se llama en la fuente
     meaning: str  # qué es, en español y en una línea
-    kind: Literal["number", "text", "list"] = "number"
+    kind: Literal["number", "text", "list"] = "number"  # de qué clase son sus celdas
     unit: str = ""  # unidad de medida, vacía si no tiene
     minimum: float | None = None  # el menor valor posible, incluido
     maximum: float | None = None  # el mayor valor posible, incluido
@@ -67,7 +67,7 @@ class Dictionary:
     """
 
     name: str  # el nombre de los datos, que será el del modelo
-    columns: tuple[Column, ...]
+    columns: tuple[Column, ...]  # en el orden de la fuente
     target: str  # la columna que se predice
     features: tuple[str, ...]  # las columnas con las que se predice, en orden
 

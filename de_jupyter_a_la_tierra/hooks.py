@@ -37,7 +37,10 @@ class ProgressHook:
         self._logger = logging.getLogger(__name__)
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Any) -> None:
+    def before_pipeline_run(
+        self,
+        pipeline: Any,  # el pipeline que empieza
+    ) -> None:
         """Cuenta los nodos y, en una terminal, dibuja la barra."""
         self._done, self._total = 0, len(pipeline.nodes)
         if sys.stderr.isatty():
@@ -50,14 +53,20 @@ class ProgressHook:
             self._bar.start()
 
     @hook_impl
-    def before_node_run(self, node: Any) -> None:
+    def before_node_run(
+        self,
+        node: Any,  # el nodo que empieza
+    ) -> None:
         """Apunta la hora y dice qué empieza."""
         self._started[node.name] = time.perf_counter()
         if self._bar:
             self._bar.update(self._task, description=node.name)
 
     @hook_impl
-    def after_node_run(self, node: Any) -> None:
+    def after_node_run(
+        self,
+        node: Any,  # el nodo que termina
+    ) -> None:
         """Dice qué ha terminado y cuánto ha tardado."""
         self._done += 1
         seconds = time.perf_counter() - self._started.pop(node.name)
@@ -98,7 +107,10 @@ class ParameterNamesHook:
     """Detiene una ejecución que pide parámetros que no existen."""
 
     @hook_impl
-    def after_context_created(self, context: Any) -> None:
+    def after_context_created(
+        self,
+        context: Any,  # el contexto de Kedro
+    ) -> None:
         """Compara los parámetros pedidos con los de `conf/base`: parámetros y globales."""
         requested = list(context.config_loader.runtime_params or {})
         if requested:

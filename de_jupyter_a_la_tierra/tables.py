@@ -29,7 +29,7 @@ class Dialect:
     """Cómo está escrita una hoja de cálculo en CSV."""
 
     sep: str = ","  # lo que separa las celdas
-    encoding: str = "utf-8"
+    encoding: str = "utf-8"  # la codificación del texto
     decimal: str = "."  # «.» o «,»
 
 # %% ../nbs/2_kedro/03_tables.ipynb #c009

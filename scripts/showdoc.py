@@ -76,8 +76,12 @@ class _Reader:
     def _text(self, node: ast.AST | None) -> str:
         return " ".join((ast.get_source_segment(self.source, node) or "").split()) if node else ""
 
+    def _type(self, node: ast.AST | None) -> str:
+        quoted = isinstance(node, ast.Constant) and isinstance(node.value, str)  # "Pipeline": se importa después
+        return node.value if quoted else self._text(node)
+
     def _field(self, name: str, kind: ast.AST | None, default: ast.AST | None, last: ast.AST) -> Field:
-        return Field(name, self._text(kind), self._text(default), self.comments.get(last.end_lineno, ""))
+        return Field(name, self._type(kind), self._text(default), self.comments.get(last.end_lineno, ""))
 
     def result(self) -> Field | None:
         """Lo que devuelve la función, si dice su tipo."""

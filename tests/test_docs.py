@@ -1,4 +1,5 @@
 """El sitio: se construye de los cuadernos sin Quarto y sin la red, está entero en español y nada en él está roto."""
+import html
 import importlib.util
 import json
 import os
@@ -180,10 +181,12 @@ class Bowl:
     grams: float  # cuánto cabe
     name: str = "hondo"  # cómo se llama
 
-    def fill(self, *, share: float = 1.0) -> float:  # gramos que entran
+    def fill(self, *, share: float = 1.0) -> "float":  # gramos que entran
         """Llena el cuenco."""
         return self.grams * share
 '''
+SHORT = "#| export\n_RATION = 60.0"
+LONG = "#| export\n" + "\n".join(f"_DAY_{n} = {n}" for n in range(20))
 SIDEBAR = "website:\n  sidebar:\n    contents:\n      - href: index.ipynb\n      - href: 2_kedro/00_kedro.ipynb\n"
 
 
@@ -195,7 +198,7 @@ def write_small(tree: Path) -> Path:
     (tree / "nbs/sidebar.yml").write_text(SIDEBAR)
     write_notebook(tree / "nbs/index.ipynb", "# Inicio\n> Nada.", "# Uno\n[al capítulo](2_kedro/00_kedro.ipynb#bowl.fill)")
     imports = "#| export\nfrom dataclasses import dataclass"
-    write_notebook(tree / "nbs/2_kedro/00_kedro.ipynb", "# Capítulo\n> Algo.", "#| default_exp bowl", imports, CODE)
+    write_notebook(tree / "nbs/2_kedro/00_kedro.ipynb", "# Capítulo\n> Algo.", "#| default_exp bowl", imports, LONG, SHORT, CODE)
     return tree
 
 
@@ -232,10 +235,20 @@ def test_the_same_notebooks_give_the_same_site(small, commands, small_site):
 
 def test_a_class_has_a_card_with_its_fields_and_methods(small_site):
     page = small_site["2_kedro/kedro.html"].decode()
-    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    for words in ("grams float cuánto cabe", "name str &quot;hondo&quot; cómo se llama", "Devuelve float gramos que entran"):
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+    for words in ("grams float cuánto cabe", 'name str "hondo" cómo se llama', "Devuelve float gramos que entran"):
         assert words in text
     assert 'id="bowl.fill"' in page
+
+
+def test_what_is_exported_is_shown(small_site):
+    """Lo público, plegado en su ficha; constantes y funciones privadas, en su sitio, y plegadas si son largas."""
+    page = re.sub(r"<span[^>]*>|</span>", "", small_site["2_kedro/kedro.html"].decode())
+    folded = re.findall(r"<details>.*?</details>", page, re.S)
+    assert ["_DAY_7 = 7" in folded[0], "return self.grams * share" in folded[1]] == [True, True]
+    assert [re.search("<summary>(.*?)</summary>", f)[1] for f in folded] == ["Código de apoyo", "Ver el código"]
+    assert "_RATION = 60.0" in re.sub(r"<details>.*?</details>", "", page, flags=re.S)
+    assert "import dataclass" not in page
 
 
 def test_a_broken_link_keeps_the_previous_site(small, commands):
@@ -299,7 +312,7 @@ SOUND = '<html lang="es"><head><title>Hola</title></head><body><p id="aquí">Hol
 
 
 @pytest.mark.parametrize(
-    ("html", "message"),
+    ("page", "message"),
     [
         (SOUND.format('<a href="otra.html">x</a>'), "enlace roto: otra.html"),
         (SOUND.format('<a href="../fuera.html">x</a>'), "enlace roto: ../fuera.html"),
@@ -318,8 +331,8 @@ SOUND = '<html lang="es"><head><title>Hola</title></head><body><p id="aquí">Hol
         (SOUND.format("").replace("Hola</title>", "</title>"), "no tiene título"),
     ],
 )
-def test_the_check_finds_what_is_wrong(tmp_path, html, message):
-    (tmp_path / "index.html").write_text(html, encoding="utf-8")
+def test_the_check_finds_what_is_wrong(tmp_path, page, message):
+    (tmp_path / "index.html").write_text(page, encoding="utf-8")
     assert [problem for problem in check_site(tmp_path) if message in problem]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 # %% ../../nbs/2_kedro/12_reporting.ipynb #c006
 def format_number(
-    value: float,
+    value: float,  # el número
     digits: int = 2,  # cifras decimales
 ) -> str:  # «0,82»
     """Escribe un número con coma decimal."""

@@ -42,8 +42,8 @@ def fit_candidate(
 def evaluate_candidate(
     candidate: Pipeline,  # ya entrenado
     model_input: pd.DataFrame,  # con su columna `evaluation`
-    features: list[str],
-    target: str,
+    features: list[str],  # las columnas que mira
+    target: str,  # la que predice
 ) -> dict[str, Any]:  # las notas de `score_predictions`
     """Examina el candidato con las filas de evaluación, gemelas juntas."""
     held_out = model_input[model_input["evaluation"]]
@@ -53,8 +53,8 @@ def evaluate_candidate(
 # %% ../../nbs/2_kedro/11_training.ipynb #c014
 def evaluate_published(
     model_input: pd.DataFrame,  # la columna `evaluation` no se mira
-    features: list[str],
-    target: str,
+    features: list[str],  # las columnas que mira
+    target: str,  # la que predice
     test_size: float,  # parte de las filas que examina
     random_state: int,  # la semilla del reparto
     model: dict[str, Any],  # `type` y sus opciones
@@ -84,8 +84,8 @@ def describe_source(
 def bundle_model(
     candidate: Pipeline,  # ya entrenado
     model_input: pd.DataFrame,  # con su columna `evaluation`
-    features: list[str],
-    target: str,
+    features: list[str],  # las columnas que mira
+    target: str,  # la que predice
     metrics: dict[str, Any],  # los dos exámenes
     provenance: dict[str, Any],  # lo que devolvió `describe_source`
 ) -> dict[str, Any]:  # los argumentos de `freeze_model`, salvo la carpeta
