@@ -6,7 +6,6 @@ escribió su autora. Esta lee el código: los tipos salen como están escritos, 
 """
 
 import ast
-import html
 import inspect
 import io
 import linecache
@@ -162,7 +161,7 @@ def _code(text: str) -> str:
 
 def _literal(text: str) -> str:
     """Como `_code`, pero nbdev no lo enlaza: un parámetro que se llame «data» no es la orden «data»."""
-    return f"<code>{html.escape(text, quote=False)}</code>" if text else ""
+    return f"`` {text} ``" if text else ""
 
 
 def fold(
