@@ -61,7 +61,7 @@ class Model:
     """Un modelo abierto y comprobado; se puede usar desde varios hilos a la vez."""
 
     info: dict[str, Any] = field(repr=False)  # la ficha: el contenido de model.json
-    engine: Any = field(repr=False)  # lo que calcula: tiene `predict` y `predict_proba`
+    run: Callable[[str, np.ndarray], np.ndarray] = field(repr=False)  # calcula «predict» o «predict_proba»
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ class Model:
     ) -> np.ndarray:  # (n,) una clase por fila
         """La clase de cada fila; `UsageError` si las filas no le sirven."""
         matrix = as_matrix(X, self.features)
-        return np.asarray(self.engine.predict(matrix) if len(matrix) else [], dtype=self.classes.dtype)
+        return np.asarray(self.run("predict", matrix) if len(matrix) else [], dtype=self.classes.dtype)
 
     def predict_proba(
         self,
@@ -87,30 +87,20 @@ class Model:
     ) -> np.ndarray:  # (n, c) la probabilidad de cada clase
         """La probabilidad de cada clase en cada fila."""
         matrix = as_matrix(X, self.features)
-        return self.engine.predict_proba(matrix) if len(matrix) else np.empty((0, len(self.classes)))
+        return self.run("predict_proba", matrix) if len(matrix) else np.empty((0, len(self.classes)))
 
 # %% ../nbs/2_kedro/14_artifact.ipynb #c013
-class _OnnxEngine:
-    """Una sesión de onnxruntime con la cara de un clasificador."""
+def _open_onnx(content: bytes, threads: int) -> Callable[[str, np.ndarray], np.ndarray]:
+    """Prepara una sesión de onnxruntime."""
+    import onnxruntime
 
-    def __init__(self, content: bytes, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # los errores ya los contamos nosotros
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-        self._label, self._probabilities = (output.name for output in self._session.get_outputs())
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """La clase de cada fila."""
-        return self._session.run([self._label], {self._input: X})[0]
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """La probabilidad de cada clase."""
-        return self._session.run([self._probabilities], {self._input: X})[0]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4  # los errores ya los contamos nosotros
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0].name
+    outputs = dict(zip(("predict", "predict_proba"), (output.name for output in session.get_outputs())))
+    return lambda method, X: session.run([outputs[method]], {entry: X})[0]
 
 # %% ../nbs/2_kedro/14_artifact.ipynb #c015
 TRUSTED_TYPES = (
@@ -119,24 +109,28 @@ TRUSTED_TYPES = (
 )
 
 # %% ../nbs/2_kedro/14_artifact.ipynb #c016
-def _open_skops(content: bytes, threads: int) -> Any:
-    """Reconstruye el `Pipeline`; scikit-learn gobierna sus propios hilos."""
+def _open_skops(content: bytes, threads: int) -> Callable[[str, np.ndarray], np.ndarray]:
+    """Reconstruye un `Pipeline` de scikit-learn, que calculará con esos hilos y no con todos."""
     from skops.io import loads
+    from threadpoolctl import ThreadpoolController
 
-    return loads(content, trusted=list(TRUSTED_TYPES))
+    pipeline, pools = loads(content, trusted=list(TRUSTED_TYPES)), ThreadpoolController()
+
+    def run(method: str, X: np.ndarray) -> np.ndarray:
+        with pools.limit(limits=threads):
+            return getattr(pipeline, method)(X)
+
+    return run
 
 # %% ../nbs/2_kedro/14_artifact.ipynb #c017
-_ENGINES: dict[str, tuple[str, Callable[[bytes, int], Any]]] = {
-    "onnx": ("model.onnx", _OnnxEngine),
-    "skops": ("model.skops", _open_skops),
-}
+_ENGINES = {"onnx": ("model.onnx", _open_onnx), "skops": ("model.skops", _open_skops)}
 
 # %% ../nbs/2_kedro/14_artifact.ipynb #c019
 def open_model(
     info: dict[str, Any],  # la ficha, como la da `parse_info`
     files: Mapping[str, bytes],  # el contenido de cada fichero que nombra
     source: str = "en memoria",  # de dónde viene, para los errores
-    threads: int = 1,  # hilos de onnxruntime
+    threads: int = 1,  # hilos con que se calcula
 ) -> Model:
     """Comprueba los ficheros de un modelo y lo prepara para predecir.
 
@@ -159,7 +153,7 @@ def open_model(
 # %% ../nbs/2_kedro/14_artifact.ipynb #c020
 def load_model(
     folder: str | Path,  # la carpeta de un modelo
-    threads: int = 1,  # hilos de onnxruntime; más de uno solo compensa con muchas filas
+    threads: int = 1,  # hilos con que se calcula; más de uno solo compensa con muchas filas
 ) -> Model:
     """Abre la carpeta de un modelo.
 
