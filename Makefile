@@ -25,6 +25,9 @@ run: env ## Hace el viaje entero: entorno, datos simulados, tuberías y resultad
 	@tierra data
 	@tierra run
 
+# Las pruebas ya van en paralelo: un hilo de cálculo por proceso, o se estorban unos a otros.
+test: export OMP_NUM_THREADS := 1
+test: export OPENBLAS_NUM_THREADS := 1
 test: env-dev ## Pasa todas las pruebas: cuadernos, paquete, rueda y repositorio
 	@echo "Los asertos de los cuadernos (nbdev_test)…"
 	@nbdev_test --n_workers $(JOBS)
