@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from threadpoolctl import threadpool_limits
 
 from de_jupyter_a_la_tierra.artifact import Model, as_matrix, load_model, open_model
 from de_jupyter_a_la_tierra.card import dump_info, hash_content, parse_info
@@ -33,6 +35,14 @@ MODELS = {
     "random_forest": ({"type": "random_forest", "n_estimators": 50}, "onnx"),
     "hist_gradient_boosting": ({"type": "hist_gradient_boosting", "max_iter": 5}, "skops"),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Un hilo basta: con todos, en una máquina ocupada, HistGradientBoosting se eterniza."""
+    import_module("sklearn.ensemble")  # hasta que no se importa, no hay hilos que limitar
+    with threadpool_limits(limits=1):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +147,7 @@ def test_one_model_many_threads(frozen: Path, rows: np.ndarray) -> None:
     assert len(answers) == 8 and all((answer == model.predict(rows)).all() for answer in answers)
 
 
+@settings(deadline=None)
 @given(npst.arrays(np.float64, st.tuples(st.integers(0, 4), st.integers(0, 4)), elements=st.floats()))
 def test_only_finite_rows_of_the_right_width(X: np.ndarray) -> None:
     try:
@@ -174,6 +185,7 @@ def open_files(files: dict[str, bytes]) -> Model:
     return open_model(parse_info(files["model.json"]), files)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_changed_byte_is_noticed(files: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(files)))
@@ -187,6 +199,7 @@ def test_any_changed_byte_is_noticed(files: dict[str, bytes], data: st.DataObjec
         assert name == "model.json" and model.info == parse_info(files["model.json"])
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_cut_is_noticed(files: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(files)))
@@ -194,6 +207,7 @@ def test_any_cut_is_noticed(files: dict[str, bytes], data: st.DataObject) -> Non
         open_files(files | {name: files[name][: data.draw(st.integers(0, len(files[name]) - 1))]})
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode))
 def test_junk_is_not_a_card(junk: bytes) -> None:
     with pytest.raises(WorkError, match="no es una ficha de modelo"):

@@ -2,7 +2,7 @@
 import struct
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -24,17 +24,20 @@ def hash_row(row: list[float]) -> int:
     return digest
 
 
+@settings(deadline=None)
 @given(tables)
 def test_same_as_the_definition(X: np.ndarray) -> None:
     assert hash_rows(X).tolist() == [hash_row(row) for row in X.tolist()]
 
 
+@settings(deadline=None)
 @given(tables, st.randoms(use_true_random=False))
 def test_twins_stay_together_and_neighbours_do_not_matter(X: np.ndarray, random) -> None:
     order = [random.randrange(len(X)) for _ in range(3 * len(X))]
     assert evaluation_mask(X[order]).tolist() == evaluation_mask(X)[order].tolist()
 
 
+@settings(deadline=None)
 @given(tables)
 def test_twins_are_the_rows_that_repeat(X: np.ndarray) -> None:
     distinct = {tuple("nan" if value != value else value + 0.0 for value in row) for row in X.tolist()}
