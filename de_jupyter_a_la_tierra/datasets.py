@@ -78,6 +78,8 @@ class ModelDataset(AbstractVersionedDataset[dict[str, Any], Model]):
             folder = Path(self._get_load_path())
         except VersionNotFoundError as error:
             raise UsageError(f"No hay ningún modelo en «{self._filepath}»: entrénalo con «tierra run».") from error
+        if not folder.is_dir():
+            raise UsageError(f"No hay ningún modelo en «{folder}»: di una versión que exista, o ninguna.")
         return load_model(folder)
 
     def save(

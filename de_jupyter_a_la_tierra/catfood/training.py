@@ -7,15 +7,19 @@ __all__ = ['mark_evaluation', 'fit_candidate', 'evaluate_candidate', 'evaluate_p
            'bundle_model']
 
 # %% ../../nbs/2_kedro/11_training.ipynb #c003
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from sklearn.pipeline import Pipeline
 
 # %% ../../nbs/2_kedro/11_training.ipynb #c004
 from .columns import CATFOOD, FIGURES
 from .model import evaluate_model, split_published, train_model
 from ..evaluation import evaluation_mask
+from ..reading import require_columns
+
+# %% ../../nbs/2_kedro/11_training.ipynb #c-tc
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 # %% ../../nbs/2_kedro/11_training.ipynb #c007
 def mark_evaluation(
@@ -33,14 +37,15 @@ def fit_candidate(
     features: list[str],  # las columnas que mira
     target: str,  # la que predice
     model: dict[str, Any],  # `type` y sus opciones
-) -> Pipeline:
+) -> "Pipeline":  # ya entrenado
     """Entrena el modelo que se guardará, sin las filas de evaluación."""
+    require_columns(model_input, CATFOOD.select([*features, target]))
     training = model_input[~model_input["evaluation"]]
     return train_model(training[features], training[target], model)
 
 # %% ../../nbs/2_kedro/11_training.ipynb #c011
 def evaluate_candidate(
-    candidate: Pipeline,  # ya entrenado
+    candidate: "Pipeline",  # ya entrenado
     model_input: pd.DataFrame,  # con su columna `evaluation`
     features: list[str],  # las columnas que mira
     target: str,  # la que predice
@@ -60,6 +65,7 @@ def evaluate_published(
     model: dict[str, Any],  # `type` y sus opciones
 ) -> dict[str, Any]:  # las notas de `score_predictions`
     """Entrena y examina con el reparto por filas que se publicó en 2020."""
+    require_columns(model_input, CATFOOD.select([*features, target]))
     X_train, X_test, y_train, y_test = split_published(model_input, features, target, test_size, random_state)
     return evaluate_model(train_model(X_train, y_train, model), X_test, y_test, y_train)
 
@@ -82,7 +88,7 @@ def describe_source(
 
 # %% ../../nbs/2_kedro/11_training.ipynb #c019
 def bundle_model(
-    candidate: Pipeline,  # ya entrenado
+    candidate: "Pipeline",  # ya entrenado
     model_input: pd.DataFrame,  # con su columna `evaluation`
     features: list[str],  # las columnas que mira
     target: str,  # la que predice
