@@ -29,6 +29,7 @@ run: env ## Hace el viaje entero: entorno, datos simulados, tuberías y resultad
 test: export OMP_NUM_THREADS := 1
 test: export OPENBLAS_NUM_THREADS := 1
 test: env-dev ## Pasa todas las pruebas: cuadernos, paquete, rueda y repositorio
+	@tierra data >/dev/null
 	@echo "Los asertos de los cuadernos (nbdev_test)…"
 	@nbdev_test --n_workers $(JOBS)
 	@python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
