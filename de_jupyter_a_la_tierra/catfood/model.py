@@ -135,7 +135,7 @@ _BARS = (  # naranja y azul de Okabe e Ito: se distinguen con cualquier vista
 def plot_confusion_matrix(
     metrics: dict[str, Any],  # lo que da `evaluate_model`
     origin: str,  # «simulated», «real» u «own»
-    title: str = "Qué predice y qué era",
+    title: str = "Qué predice y qué era",  # la primera línea del título
 ) -> "Figure":
     """Dibuja la matriz de confusión: cuántas comidas, y qué parte de su fila, en cada casilla."""
     from matplotlib.figure import Figure
