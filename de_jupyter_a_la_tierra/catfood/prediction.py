@@ -44,4 +44,4 @@ def summarize_predictions(
     """Dice cuántas comidas se puntuaron, cuántas no, y con qué modelo."""
     kind = {"simulated": "simulados", "real": "reales"}.get(model.info["data"]["origin"], "propios")
     scored, bad = counts["n_rows"] - counts["n_bad_rows"], counts["n_bad_rows"]
-    return f"{scored} comidas puntuadas y {bad} en cuarentena, con un modelo entrenado con datos {kind}."
+    return f"Comidas puntuadas: {scored}; en cuarentena: {bad}. El modelo se entrenó con datos {kind}."
