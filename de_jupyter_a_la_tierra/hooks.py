@@ -100,7 +100,7 @@ def check_parameter_names(
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"¿Querías decir «{close[0]}»? " if close else ""
-            raise UsageError(f"No existe el parámetro «{name}». {hint}Los que hay: {', '.join(sorted(known))}.")
+            raise UsageError(f"No existe el parámetro «{name}». {hint}Los que hay: {', '.join(sorted(set(known)))}.")
 
 # %% ../nbs/2_kedro/20_hooks.ipynb #c015
 class ParameterNamesHook:

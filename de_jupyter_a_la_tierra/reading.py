@@ -99,10 +99,9 @@ def require_columns(
     """Lanza `UsageError`, con los nombres que hay, si falta alguna columna."""
     missing = [column.name for column in columns if column.name not in raw]
     if missing:
-        where = f" a «{raw.attrs['path']}»" if "path" in raw.attrs else ""
-        raise UsageError(
-            f"Falta{where} la columna «{'», «'.join(missing)}». Las que hay: {', '.join(map(str, raw))}."
-        )
+        where = f" en «{raw.attrs['path']}»" if "path" in raw.attrs else ""
+        subject = "Falta la columna" if len(missing) == 1 else "Faltan las columnas"
+        raise UsageError(f"{subject} «{'», «'.join(missing)}»{where}. Las que hay: {', '.join(map(str, raw))}.")
 
 # %% ../nbs/2_kedro/04_reading.ipynb #c024
 def read_rows(
@@ -137,10 +136,10 @@ def check_quarantine(
     """Cuenta las filas apartadas; `WorkError` si pasan del límite o si no queda ninguna buena."""
     n_bad = quarantine["line"].nunique()
     if n_bad and (n_bad > max_bad_share * n_rows or n_bad == n_rows):
-        first = quarantine.iloc[0]
+        first, share = quarantine.iloc[0], f"{100 * n_bad / n_rows:.1f}".replace(".", ",")
         raise WorkError(
-            f"No se entienden {n_bad} de {n_rows} filas ({100 * n_bad / n_rows:.1f} %), y el límite es el "
-            f"{100 * max_bad_share:g} % (parámetro max_bad_share). La primera: línea {first['line']}, columna "
+            f"Filas ilegibles: {n_bad} de {n_rows} ({share} %); el límite es el {100 * max_bad_share:g} % "
+            f"(parámetro max_bad_share). La primera: línea {first['line']}, columna "
             f"«{first['column']}», «{first['value']}» {first['reason']}. Están todas en la cuarentena."
         )
     return {"n_rows": n_rows, "n_bad_rows": n_bad}

@@ -90,7 +90,7 @@ def test_paws_out_of_range_are_quarantined_and_no_row_is_lost(project, tierra, f
     raw.to_csv(project / "mine.csv", index=False)
     fails("data", "--from", "mine.csv", code=2, says="--force")
     assert tierra("data", "--from", "mine.csv", "--force", cwd=project).returncode == 0
-    fails("run", "--params", "origin=own", code=1, says="100 de 600 filas (16.7 %)")
+    fails("run", "--params", "origin=own", code=1, says="100 de 600 (16,7 %)")
     assert len(pd.read_csv(project / "data/02_intermediate/quarantine.csv")) == 100
 
 

@@ -84,7 +84,7 @@ def test_too_many_bad_rows_stop_the_run_with_the_quarantine_written(raw, tmp_pat
     bad.loc[bad.index[:60], "dma_prot"] = "12,5%"
     catalog = make_catalog(bad, tmp_path / "model")
     catalog["quarantine"] = MemoryDataset()
-    with pytest.raises(WorkError, match=r"60 de 600 filas \(10\.0 %\).*--decimal"):
+    with pytest.raises(WorkError, match=r"60 de 600 \(10,0 %\).*--decimal"):
         SequentialRunner().run(create_data_processing(), catalog)
     assert len(catalog["quarantine"].load()) == 60
 
