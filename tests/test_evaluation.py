@@ -1,4 +1,5 @@
 """La huella de las filas, contra una segunda versión escrita de otra manera, y lo que se apoya en ella."""
+import math
 import struct
 
 import numpy as np
@@ -16,7 +17,7 @@ def hash_row(row: list[float]) -> int:
     """La misma huella, número a número y con los enteros de Python."""
     digest = 0
     for value in row:
-        canonical = float("nan") if value != value else value + 0.0
+        canonical = float("nan") if math.isnan(value) else value + 0.0
         state = ((digest ^ struct.unpack("<I", struct.pack("<f", canonical))[0]) + 0x9E3779B97F4A7C15) & WORD
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & WORD
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & WORD
@@ -40,7 +41,7 @@ def test_twins_stay_together_and_neighbours_do_not_matter(X: np.ndarray, random)
 @settings(deadline=None)
 @given(tables)
 def test_twins_are_the_rows_that_repeat(X: np.ndarray) -> None:
-    distinct = {tuple("nan" if value != value else value + 0.0 for value in row) for row in X.tolist()}
+    distinct = {tuple("nan" if math.isnan(value) else value + 0.0 for value in row) for row in X.tolist()}
     assert count_twins(X) == {"n_rows": len(X), "n_distinct": len(distinct), "n_twins": len(X) - len(distinct)}
 
 

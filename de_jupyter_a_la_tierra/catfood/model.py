@@ -7,7 +7,7 @@ __all__ = ['ORIGINS', 'build_model', 'split_published', 'train_model', 'predict_
            'plot_confusion_matrix', 'plot_validation']
 
 # %% ../../nbs/2_kedro/10_model.ipynb #c003
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,6 @@ import pandas as pd
 # %% ../../nbs/2_kedro/10_model.ipynb #c004
 from ..errors import UsageError, WorkError
 from ..evaluation import cross_validate, score_predictions
-
-# %% ../../nbs/2_kedro/10_model.ipynb #c005
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from sklearn.pipeline import Pipeline
 
 # %% ../../nbs/2_kedro/10_model.ipynb #c010
 def _recipes() -> dict[str, list[Any]]:
@@ -37,7 +32,7 @@ def _recipes() -> dict[str, list[Any]]:
 # %% ../../nbs/2_kedro/10_model.ipynb #c011
 def build_model(
     model: dict[str, Any],  # `type` y, si se quiere, opciones del estimador
-) -> "Pipeline":  # sin entrenar; su último paso es el clasificador
+) -> Any:  # `Pipeline` de scikit-learn; sin entrenar; su último paso es el clasificador
     """Construye el clasificador que piden los parámetros.
 
     Lanza `UsageError`, con los nombres que valen, si el tipo o alguna opción no existen.
@@ -80,7 +75,7 @@ def train_model(
     X: pd.DataFrame,  # (n, k) cifras
     y: pd.Series,  # (n,) patas
     model: dict[str, Any],  # los parámetros de `build_model`
-) -> "Pipeline":  # entrenado en float32
+) -> Any:  # `Pipeline` de scikit-learn; entrenado en float32
     """Entrena el clasificador que piden los parámetros.
 
     Lanza `UsageError` si una opción tiene un valor imposible y `WorkError` si los datos no dan para entrenar.
@@ -94,7 +89,7 @@ def train_model(
 
 # %% ../../nbs/2_kedro/10_model.ipynb #c019
 def predict_scores(
-    classifier: "Pipeline",  # lo que devuelve `train_model`
+    classifier: Any,  # lo que devuelve `train_model`
     X: pd.DataFrame,  # (n, k) cifras
 ) -> pd.Series:  # (n,) patas; mismo índice
     """Predice las patas de cada comida."""
@@ -102,7 +97,7 @@ def predict_scores(
 
 # %% ../../nbs/2_kedro/10_model.ipynb #c025
 def evaluate_model(
-    classifier: "Pipeline",  # lo que devuelve `train_model`
+    classifier: Any,  # lo que devuelve `train_model`
     X: pd.DataFrame,  # (n, k) filas que no ha visto
     y: pd.Series,  # (n,) sus patas
     y_train: pd.Series,  # (m,) con qué patas se entrenó
@@ -136,7 +131,7 @@ def plot_confusion_matrix(
     metrics: dict[str, Any],  # lo que da `evaluate_model`
     origin: str,  # «simulated», «real» u «own»
     title: str = "Qué predice y qué era",  # la primera línea del título
-) -> "Figure":
+) -> Any:  # `Figure` de matplotlib
     """Dibuja la matriz de confusión: cuántas comidas, y qué parte de su fila, en cada casilla."""
     from matplotlib.figure import Figure
 
@@ -151,7 +146,7 @@ def plot_confusion_matrix(
     axes.set(xlabel="patas predichas", ylabel="patas verdaderas")
     axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
-    scores = f"exactitud {metrics['accuracy']:.1%}, línea base {metrics['baseline_accuracy']:.1%}".replace(".", ",")
+    scores = f"acierto {metrics['accuracy']:.1%}, línea base {metrics['baseline_accuracy']:.1%}".replace(".", ",")
     axes.set_title(f"{title}\n{scores} · {metrics['n_rows']} filas · {ORIGINS[origin]}", fontsize=10)
     return figure
 
@@ -159,8 +154,8 @@ def plot_confusion_matrix(
 def plot_validation(
     validations: dict[str, dict[str, Any]],  # nombre del modelo → lo que da `validate_model`
     origin: str,  # «simulated», «real» u «own»
-) -> "Figure":
-    """Dibuja la exactitud por filas y con las gemelas juntas, con la línea base detrás."""
+) -> Any:  # `Figure` de matplotlib
+    """Dibuja el acierto por filas y con las gemelas juntas, con la línea base detrás."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 1.6 + 0.8 * len(validations)), layout="constrained")
@@ -173,7 +168,7 @@ def plot_validation(
             axes.text(0.02, place, f"{mean:.1%}".replace(".", ","), va="center", color=ink)
     base = next(iter(validations.values()))["together"]["baseline_accuracy"]["mean"]
     axes.axvline(base, color="black", linestyle="--", label="línea base")
-    axes.set(xlim=(0, 1), xlabel="exactitud media, y su desviación entre pliegues")
+    axes.set(xlim=(0, 1), xlabel="acierto medio, y su desviación entre pliegues")
     axes.set_yticks(range(len(validations)), list(validations))
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.invert_yaxis()

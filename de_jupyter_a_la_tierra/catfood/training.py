@@ -7,7 +7,7 @@ __all__ = ['mark_evaluation', 'fit_candidate', 'evaluate_candidate', 'evaluate_p
            'bundle_model']
 
 # %% ../../nbs/2_kedro/11_training.ipynb #c003
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -16,10 +16,6 @@ from .columns import CATFOOD, FIGURES
 from .model import evaluate_model, split_published, train_model
 from ..evaluation import evaluation_mask
 from ..reading import require_columns
-
-# %% ../../nbs/2_kedro/11_training.ipynb #c-tc
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 # %% ../../nbs/2_kedro/11_training.ipynb #c007
 def mark_evaluation(
@@ -37,7 +33,7 @@ def fit_candidate(
     features: list[str],  # las columnas que mira
     target: str,  # la que predice
     model: dict[str, Any],  # `type` y sus opciones
-) -> "Pipeline":  # ya entrenado
+) -> Any:  # el `Pipeline` de scikit-learn, ya entrenado
     """Entrena el modelo que se guardará, sin las filas de evaluación."""
     require_columns(model_input, CATFOOD.select([*features, target]))
     training = model_input[~model_input["evaluation"]]
@@ -45,7 +41,7 @@ def fit_candidate(
 
 # %% ../../nbs/2_kedro/11_training.ipynb #c011
 def evaluate_candidate(
-    candidate: "Pipeline",  # ya entrenado
+    candidate: Any,  # ya entrenado
     model_input: pd.DataFrame,  # con su columna `evaluation`
     features: list[str],  # las columnas que mira
     target: str,  # la que predice
@@ -88,7 +84,7 @@ def describe_source(
 
 # %% ../../nbs/2_kedro/11_training.ipynb #c019
 def bundle_model(
-    candidate: "Pipeline",  # ya entrenado
+    candidate: Any,  # ya entrenado
     model_input: pd.DataFrame,  # con su columna `evaluation`
     features: list[str],  # las columnas que mira
     target: str,  # la que predice
