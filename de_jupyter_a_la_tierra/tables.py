@@ -121,7 +121,7 @@ def _read_cells(path: Path, dialect: Dialect) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
                 path, sep=dialect.sep, encoding=dialect.encoding, dtype="str", names=header, skiprows=1,
-                keep_default_na=False, index_col=False, skip_blank_lines=False, low_memory=False,
+                keep_default_na=False, index_col=False, skip_blank_lines=False,
             )
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError):
         table = _read_ragged(path, header, dialect)
