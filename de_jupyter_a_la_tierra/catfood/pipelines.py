@@ -9,13 +9,12 @@ __all__ = ['create_data_processing', 'create_data_science', 'create_prediction']
 from kedro.pipeline import Pipeline, node, pipeline
 
 # %% ../../nbs/2_kedro/21_pipelines.ipynb #c004
-from .cleaning import accept_foods, clean_foods
+from .cleaning import accept_foods, clean_source
 from .model import plot_confusion_matrix
 from .prediction import read_features, score_foods, summarize_predictions
 from .reporting import write_report, write_summary
 from de_jupyter_a_la_tierra.catfood.training import (
     bundle_model,
-    describe_source,
     evaluate_candidate,
     evaluate_published,
     fit_candidate,
@@ -28,14 +27,18 @@ def create_data_processing() -> Pipeline:
     """De la hoja cruda a la tabla con la que se entrena; lo ilegible, a la cuarentena."""
     return pipeline(
         [
-            node(clean_foods, "raw_foods", ["readable_foods", "quarantine"], name="clean_foods"),
+            node(
+                clean_source,
+                ["raw_foods", "params:origin"],
+                ["readable_foods", "quarantine", "provenance"],
+                name="clean_source",
+            ),
             node(
                 accept_foods,
                 ["readable_foods", "quarantine", "params:max_bad_share"],
                 ["foods", "counts"],
                 name="accept_foods",
             ),
-            node(describe_source, ["raw_foods", "params:origin"], "provenance", name="describe_source"),
             node(
                 mark_evaluation,
                 ["foods", "params:twin_key", "params:evaluation_share"],
@@ -79,14 +82,19 @@ def create_prediction() -> Pipeline:
     """Un fichero de comidas entra, el mismo fichero sale puntuado."""
     return pipeline(
         [
-            node(read_features, ["foods_to_score", "model"], ["readable_features", "prediction_quarantine"], name="read_features"),
+            node(
+                read_features,
+                ["foods_to_score", "model"],
+                ["sheet", "readable_features", "prediction_quarantine"],
+                name="read_features",
+            ),
             node(
                 accept_foods,
                 ["readable_features", "prediction_quarantine", "params:max_bad_share"],
                 ["features", "prediction_counts"],
                 name="accept_features",
             ),
-            node(score_foods, ["foods_to_score", "features", "model"], "scored_foods", name="score_foods"),
+            node(score_foods, ["sheet", "features", "model"], "scored_foods", name="score_foods"),
             node(summarize_predictions, ["prediction_counts", "model"], "prediction_summary", name="summarize_predictions"),
         ]
     )

@@ -16,9 +16,9 @@ from .cleaning import clean_features
 def read_features(
     raw: pd.DataFrame,  # (n, k) texto, con al menos las columnas del modelo
     model: Model,  # abierto por `load_model`
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # (m, f) cifras; cuarentena
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:  # la hoja, tal cual; (m, f) cifras; cuarentena
     """Lee las columnas que pide el modelo; `UsageError` si falta alguna."""
-    return clean_features(raw, list(model.features))
+    return raw, *clean_features(raw, list(model.features))
 
 # %% ../../nbs/2_kedro/17_prediction.ipynb #c010
 def score_foods(
