@@ -21,7 +21,7 @@ env:
 env-dev:
 	@scripts/make_env.sh dev
 
-run: env ## Hace el viaje entero: entorno, datos simulados, tuberías y resultado
+run: env ## Hace el viaje entero: entorno, datos simulados, pipelines y resultado
 	@tierra data
 	@tierra run
 
@@ -61,7 +61,7 @@ hooks: env-dev ## Instala en git los ganchos de nbdev y los de pre-commit
 lab: env-dev ## Abre los cuadernos en JupyterLab
 	@jupyter lab nbs
 
-viz: env-dev ## Dibuja las tuberías con Kedro-Viz en _viz/index.html
+viz: env-dev ## Dibuja los pipelines con Kedro-Viz en _viz/index.html
 	@python scripts/build_viz.py
 
 dist: env-dev ## Construye la rueda y el paquete fuente en dist/ y los comprueba

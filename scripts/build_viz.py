@@ -1,4 +1,4 @@
-"""Dibuja las tuberías con Kedro-Viz en _viz/, y sin pedir nada a la red.
+"""Dibuja los pipelines con Kedro-Viz en _viz/, y sin pedir nada a la red.
 
 `kedro viz build` escribe en build/, que también usa setuptools: se mueve. Su página pide una letra a la red y trae
 una plantilla de telemetría que no usamos: se quitan.
@@ -26,7 +26,7 @@ def main() -> int:
     for page in BUILT.glob("*.html"):
         page.write_text(WEB_FONT.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
     BUILT.rename(TARGET)
-    print("Las tuberías están en _viz/index.html; para verlas: python -m http.server -d _viz")
+    print("Los pipelines están en _viz/index.html; para verlas: python -m http.server -d _viz")
     return 0
 
 

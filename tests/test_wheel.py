@@ -151,7 +151,7 @@ def test_nothing_of_nbdev_is_installed(kedro):
 
 
 def test_whole_journey_in_an_empty_folder(kedro):
-    """Datos, tuberías y predicción, desde la rueda y en una carpeta vacía, que pasa a ser el proyecto."""
+    """Datos, pipelines y predicción, desde la rueda y en una carpeta vacía, que pasa a ser el proyecto."""
     kedro.ok("tierra", "data", "--rows", "600", "--seed", "7")
     raw = kedro.cwd / "data/01_raw/catfood_simulated.csv"
     assert len(raw.read_text(encoding="utf-8").splitlines()) == 601
