@@ -10,11 +10,13 @@ import gettext
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -126,17 +128,27 @@ def data(real: bool, origin_file: Path | None, rows: int, seed: int, force: bool
     click.echo(f"Para usarlos: tierra run{'' if origin == 'simulated' else f' --params origin={origin}'}")
 
 # %% ../nbs/2_kedro/25_cli.ipynb #c022
+def _echo_products(products: list[Any], err: bool = False) -> None:
+    """Dice dónde ha quedado cada cosa."""
+    for product in products:
+        click.echo(f"{product.label:<26} {os.path.relpath(product.path)}", err=err)
+
+# %% ../nbs/2_kedro/25_cli.ipynb #c022b
 def _run_and_report(params: dict, pipeline: str | None = None, **options: object) -> None:
     """Ejecuta un pipeline en el proyecto de esta carpeta y enseña lo que produjo."""
     from de_jupyter_a_la_tierra.project import Session, find_project, list_products
 
-    session = Session(find_project(), params)
-    session.run(pipeline, **options)
-    for product in list_products(session, pipeline):
+    session, start = Session(find_project(), params), time.time()
+    try:
+        session.run(pipeline, **options)
+    except Exception:
+        _echo_products(list_products(session, pipeline, since=start), err=True)
+        raise
+    products = list_products(session, pipeline, since=start)
+    for product in products:
         if product.shown:
             click.echo("\n" + session.catalog.load(product.dataset).strip() + "\n")
-    for product in list_products(session, pipeline):
-        click.echo(f"{product.label:<26} {os.path.relpath(product.path)}")
+    _echo_products(products)
 
 # %% ../nbs/2_kedro/25_cli.ipynb #c023
 @_command(epilog="Ejemplo: tierra run --params origin=real,model.type=random_forest")

@@ -142,19 +142,22 @@ class Product:
 
 # %% ../nbs/2_kedro/24_project.ipynb #c021
 def list_products(
-    session: Session,  # una sesión cuyo pipeline ya se ejecutó
+    session: Session,  # una sesión cuyo pipeline ya se ejecutó, bien o mal
     pipeline: str | None = None,  # el que se ejecutó
+    since: float = 0.0,  # segundos desde 1970; lo escrito antes no cuenta
 ) -> list[Product]:  # en el orden del catálogo
-    """Lo que produjo un pipeline y tiene nombre para personas en el catálogo."""
+    """Lo que dejó escrito un pipeline y tiene nombre para personas en el catálogo."""
     from kedro.framework.project import pipelines
 
-    outputs, products = pipelines[pipeline or "__default__"].all_outputs(), []
+    pipeline, products = pipeline or "__default__", []
+    outputs = pipelines[pipeline].all_outputs() if pipeline in pipelines else set()
     for name in [name for name in session.catalog.keys() if name in outputs]:
         dataset = session.catalog[name]
         metadata = getattr(dataset, "metadata", None) or {}
-        if "tierra" in metadata:
+        if "tierra" in metadata and dataset.exists():
             path = Path(dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath)
-            products.append(Product(name, metadata["tierra"], path, metadata.get("tierra_shown", False)))
+            if path.stat().st_mtime >= since - 1:  # algunos discos redondean la hora
+                products.append(Product(name, metadata["tierra"], path, metadata.get("tierra_shown", False)))
     return products
 
 # %% ../nbs/2_kedro/24_project.ipynb #c023
