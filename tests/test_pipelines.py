@@ -11,6 +11,7 @@ from de_jupyter_a_la_tierra.catfood.pipelines import (
     create_prediction,
 )
 from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
+from de_jupyter_a_la_tierra.catfood.training import fit_candidate
 from de_jupyter_a_la_tierra.datasets import ModelDataset
 from de_jupyter_a_la_tierra.errors import WorkError
 from de_jupyter_a_la_tierra.project import find_project
@@ -76,6 +77,15 @@ def test_no_evaluation_row_is_trained_on(raw, tmp_path):
     train, held_out = table[~table["evaluation"]], table[table["evaluation"]]
     assert len(train) and len(held_out)
     assert not set(map(tuple, train[key].to_numpy())) & set(map(tuple, held_out[key].to_numpy()))
+
+
+def test_the_candidate_never_sees_the_evaluation_rows(raw, tmp_path):
+    """Falsear las notas de las filas de evaluación no cambia el modelo entrenado."""
+    catalog, params = make_catalog(raw, tmp_path / "model"), load_params()
+    table = SequentialRunner().run(create_data_processing(), catalog)["model_input"].load()
+    false = table.assign(nutrition_paws=table["nutrition_paws"].where(~table["evaluation"], 1))
+    honest, fooled = (fit_candidate(t, params["features"], params["target"], params["model"]) for t in (table, false))
+    assert (honest[-1].coef_ == fooled[-1].coef_).all()
 
 
 def test_too_many_bad_rows_stop_the_run_with_the_quarantine_written(raw, tmp_path):
