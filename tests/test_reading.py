@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from de_jupyter_a_la_tierra.catfood.cleaning import clean_foods
 from de_jupyter_a_la_tierra.catfood.columns import CATFOOD, FIGURES
 from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
+from de_jupyter_a_la_tierra.dialects import Dialect
 from de_jupyter_a_la_tierra.dictionary import Column
 from de_jupyter_a_la_tierra.errors import TierraError
 from de_jupyter_a_la_tierra.reading import read_number, read_rows
-from de_jupyter_a_la_tierra.tables import EXTRA, Dialect, read_table, write_table
+from de_jupyter_a_la_tierra.tables import EXTRA, read_table, write_table
 
 NUMBERS = [column for column in CATFOOD.columns if column.kind == "number"]
 CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
