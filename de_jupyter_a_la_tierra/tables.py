@@ -70,6 +70,10 @@ def read_table(
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"No existe el fichero «{path}»: revisa la ruta.")
+    if sep != "auto" and len(sep) != 1:
+        raise UsageError(f"El separador ha de ser un solo carácter, y es «{sep}»: revisa --sep.")
+    if decimal not in ("auto", ".", ","):
+        raise UsageError(f"El signo decimal solo puede ser «.» o «,», y es «{decimal}»: revisa --decimal.")
     try:
         with explain_os_errors("leer la hoja", path):
             encoding = sniff_encoding(path) if encoding == "auto" else encoding

@@ -1,4 +1,6 @@
-"""Los pipelines enteros, sobre un catálogo en memoria y bajo los tres ejecutores."""
+"""Los pipelines enteros: sobre un catálogo en memoria, y en paralelo con el de verdad."""
+import json
+
 import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
@@ -108,3 +110,23 @@ def test_other_models_go_the_whole_way(raw, tmp_path, kind):
     assert served_by == ("skops" if kind == "hist_gradient_boosting" else "onnx")
     scored = SequentialRunner().run(create_prediction(), catalog)["scored_foods"].load()
     assert scored["score"].notna().all()
+
+
+def test_parallel_runs_give_the_same(tierra, tmp_path):
+    """En paralelo, entrenar y predecir dan lo mismo que en serie."""
+    assert tierra("data", "--rows", "600", cwd=tmp_path).returncode == 0
+    results = {}
+    for runner in ("SequentialRunner", "ParallelRunner"):
+        for pipeline in ("__default__", "prediction"):
+            done = tierra("run", "--pipeline", pipeline, "--runner", runner, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        metrics = json.loads((tmp_path / "data/08_reporting/metrics.json").read_text())
+        results[runner] = metrics, (tmp_path / "data/07_model_output/scored_foods.csv").read_text()
+    assert results["SequentialRunner"] == results["ParallelRunner"]
+
+
+def test_the_target_is_a_parameter(raw, tmp_path):
+    """La otra nota también se puede aprender, sin tocar código."""
+    catalog = make_catalog(raw, tmp_path / "model", target="ingredients_paws")
+    SequentialRunner().run(create_data_processing() + create_data_science(), catalog)
+    assert catalog["model"].load().info["target"]["name"] == "ingredients_paws"

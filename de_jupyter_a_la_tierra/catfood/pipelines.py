@@ -41,7 +41,7 @@ def create_data_processing() -> Pipeline:
             ),
             node(
                 mark_evaluation,
-                ["foods", "params:twin_key", "params:evaluation_share"],
+                ["foods", "params:target", "params:twin_key", "params:evaluation_share"],
                 "model_input",
                 name="mark_evaluation",
             ),

@@ -9,10 +9,10 @@ __all__ = ['HOOKS', 'CONFIG_LOADER_ARGS']
 import os
 
 # %% ../../nbs/2_kedro/23_settings.ipynb #c004
-from ..hooks import ParameterNamesHook, ProgressBarHook, ProgressHook
+from ..hooks import ParametersHook, ProgressBarHook, ProgressHook
 
 # %% ../../nbs/2_kedro/23_settings.ipynb #c006
 os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
 
-HOOKS = (ProgressHook(), ProgressBarHook(), ParameterNamesHook())
+HOOKS = (ProgressHook(), ProgressBarHook(), ParametersHook())
 CONFIG_LOADER_ARGS = {"base_env": "base", "default_run_env": "local"}

@@ -19,11 +19,14 @@ from ..reading import require_columns
 # %% ../../nbs/2_kedro/12_training.ipynb #c007
 def mark_evaluation(
     foods: pd.DataFrame,  # (n, 20) comidas limpias
+    target: str,  # lo que se predice
     twin_key: list[str],  # dos comidas con estas columnas iguales son gemelas
     evaluation_share: float,  # parte de las comidas distintas que evalúa, entre 0 y 1
-) -> pd.DataFrame:  # (n, 14) las doce cifras, `nutrition_paws` y `evaluation` (bool)
-    """Deja solo lo que necesita un modelo y marca las filas de evaluación."""
-    table = foods[[*FIGURES, CATFOOD.target]]
+) -> pd.DataFrame:  # (n, 14) las doce cifras, `target` y `evaluation` (bool)
+    """Deja solo lo que necesita un modelo y marca las filas de evaluación; `UsageError` si falta una columna."""
+    require_columns(foods, CATFOOD.select([target]))
+    table = foods[[*FIGURES, target]]
+    require_columns(table, CATFOOD.select(twin_key))
     return table.assign(evaluation=evaluation_mask(table[twin_key], evaluation_share))
 
 # %% ../../nbs/2_kedro/12_training.ipynb #c010
