@@ -25,6 +25,16 @@ def cumulative_extras() -> dict[str, list[str]]:
     return extras
 
 
+# Lo que viaja dentro de la rueda sin ser código: nombre dentro del paquete → carpeta de aquí, y qué ficheros.
+# conf/base va; conf/local, con lo de cada uno, nunca.
+cargo = {
+    "conf": ("conf", ["*.yml", "base/*.yml"]),
+    "notebooks": ("nbs", ["*_*/*.ipynb"]),
+    "templates": ("templates", ["**/*", "**/.*"]),
+    "constraints": ("requirements", ["runtime.txt"]),
+}
+
+
 def long_description() -> str:
     """El README con sus enlaces relativos convertidos en enlaces al repositorio."""
     base = f"{cfg['git_url']}/raw/{cfg['branch']}/"
@@ -63,14 +73,32 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=requirements("requirements"),
     extras_require=cumulative_extras(),
-    # conf/base y conf/logging.yml viajan dentro de la rueda; conf/local, con lo de cada uno, nunca.
-    packages=[*find_packages(include=[package, f"{package}.*"]), f"{package}.conf"],
-    package_dir={f"{package}.conf": "conf"},
-    package_data={package: ["locale/*/LC_MESSAGES/*.[mp]o"], f"{package}.conf": ["*.yml", "base/*.yml"]},
+    packages=[*find_packages(include=[package, f"{package}.*"]), *(f"{package}.{name}" for name in cargo)],
+    package_dir={f"{package}.{name}": folder for name, (folder, _) in cargo.items()},
+    package_data={
+        package: ["locale/*/LC_MESSAGES/*.[mp]o"],
+        **{f"{package}.{name}": patterns for name, (_, patterns) in cargo.items()},
+    },
     include_package_data=False,
     zip_safe=False,
     entry_points={
         "console_scripts": [f"tierra = {package}.cli:main"],
         "tierra.project": [f"catfood = {package}.catfood"],
+        # Cada etapa anuncia aquí sus órdenes y sus ganchos: las anteriores no tienen que saber de ella.
+        "tierra.commands": [
+            f"serve = {package}.cli_serve:serve",
+            f"models = {package}.cli_models:models",
+            f"sweep = {package}.cli_models:sweep",
+            f"jobs = {package}.cli_jobs:jobs",
+            f"stage = {package}.cli_landing:stage",
+            f"new = {package}.cli_landing:new",
+        ],
+        "tierra.hooks": [
+            f"progress = {package}.hooks:ProgressHook",
+            f"progress_bar = {package}.hooks:ProgressBarHook",
+            f"parameters = {package}.hooks:ParametersHook",
+            f"contracts = {package}.contracts:ContractsHook",
+            f"tracking = {package}.tracking:TrackingHook",
+        ],
     },
 )
