@@ -15,5 +15,5 @@ from ..hooks import find_hooks
 os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
 
 HOOKS = find_hooks()
-DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow",)  # si está instalado, lo lleva el gancho de la etapa 5
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)  # si está instalado, lo lleva el gancho de la etapa 5
 CONFIG_LOADER_ARGS = {"base_env": "base", "default_run_env": "local"}
