@@ -7,10 +7,19 @@ SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
+# Ni MLflow ni Kedro llaman a casa desde aquí.
+export MLFLOW_DISABLE_TELEMETRY := true
+export KEDRO_DISABLE_TELEMETRY := 1
+
 JOBS ?= 2
+HOST ?= 127.0.0.1
+PORT ?= 8000
+UI_PORT ?= 5000
+WHISKAS = {"dma_ash":1.7,"dma_cals":76,"dma_carbs":21,"dma_prot":50,"ga_moist":84}
+OFFLINE = python scripts/offline.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q $(LOCK_FLAGS)
 
-.PHONY: help env env-dev run test data docs readme export clean-nbs lint hooks lab viz dist lock clean
+.PHONY: help env env-dev run serve ui job test test-long test-all data docs readme export clean-nbs lint hooks lab viz dist lock clean
 
 help: ## Enseña esta ayuda
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,15 +33,37 @@ env-dev:
 run: env ## Hace el viaje entero: entorno, datos simulados, pipelines y resultado
 	@tierra data
 	@tierra run
+	@echo
+	@echo "Lo siguiente, cada cosa en su terminal:"
+	@echo "  make ui$(if $(filter-out 5000,$(UI_PORT)), UI_PORT=$(UI_PORT))"
+	@echo "      los experimentos, en http://$(HOST):$(UI_PORT)"
+	@echo "  make serve$(if $(filter-out 8000,$(PORT)), PORT=$(PORT))"
+	@echo "      la API, en http://$(HOST):$(PORT)/docs; para preguntarle por una comida:"
+	@echo '  curl -s http://$(HOST):$(PORT)/predict_score -d '"'"'$(WHISKAS)'"'"
 
-# Las pruebas ya van en paralelo: un hilo de cálculo por proceso, o se estorban unos a otros.
-test: export OMP_NUM_THREADS := 1
-test: export OPENBLAS_NUM_THREADS := 1
-test: env-dev ## Pasa todas las pruebas: cuadernos, paquete, rueda y repositorio
+serve: env ## Sirve el último modelo en http://127.0.0.1:8000 (PORT=… para otro puerto)
+	@tierra serve --host $(HOST) --port $(PORT)
+
+ui: env ## Abre los experimentos de MLflow en http://127.0.0.1:5000 (UI_PORT=… para otro puerto)
+	@mlflow ui --host $(HOST) --port $(UI_PORT)
+
+job: env ## Corre un cuaderno como trabajo: make job NAME=entrenar
+	@tierra jobs $(if $(NAME),run $(NAME),list)
+
+# Las pruebas ya van en paralelo: un hilo de cálculo por proceso, o se estorban unos a otros. Y van sin red.
+test test-long: export OMP_NUM_THREADS := 1
+test test-long: export OPENBLAS_NUM_THREADS := 1
+test: env-dev ## Pasa las pruebas: cuadernos, paquete, rueda, API, MLflow, trabajos y repositorio
 	@tierra data >/dev/null
 	@echo "Los asertos de los cuadernos (nbdev_test)…"
-	@nbdev_test --n_workers $(JOBS)
-	@python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
+	@$(OFFLINE) nbdev_test --n_workers $(JOBS)
+	@$(OFFLINE) python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
+
+test-long: env-dev ## Las pruebas largas: cada etapa y cada proyecto nuevo, en un entorno limpio
+	@tierra data >/dev/null
+	@$(OFFLINE) python -m pytest -n $(JOBS) -m long tests $(PYTEST_FLAGS)
+
+test-all: test test-long ## Todas las pruebas
 
 data: env ## Escribe los datos simulados en data/01_raw (ORIGIN=real trae los de verdad)
 	@tierra data $(if $(filter real,$(ORIGIN)),--real)
