@@ -16,7 +16,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 UI_PORT ?= 5000
 WHISKAS = {"dma_ash":1.7,"dma_cals":76,"dma_carbs":21,"dma_prot":50,"ga_moist":84}
-OFFLINE = python scripts/offline.py
+NO_NETWORK = python scripts/offline.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q $(LOCK_FLAGS)
 
 .PHONY: help env env-dev run serve ui job test test-long test-all data docs readme export clean-nbs lint hooks lab viz dist lock clean
@@ -56,12 +56,12 @@ test test-long: export OPENBLAS_NUM_THREADS := 1
 test: env-dev ## Pasa las pruebas: cuadernos, paquete, rueda, API, MLflow, trabajos y repositorio
 	@tierra data >/dev/null
 	@echo "Los asertos de los cuadernos (nbdev_test)…"
-	@$(OFFLINE) nbdev_test --n_workers $(JOBS)
-	@$(OFFLINE) python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
+	@$(NO_NETWORK) nbdev_test --n_workers $(JOBS)
+	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
 
 test-long: env-dev ## Las pruebas largas: cada etapa y cada proyecto nuevo, en un entorno limpio
 	@tierra data >/dev/null
-	@$(OFFLINE) python -m pytest -n $(JOBS) -m long tests $(PYTEST_FLAGS)
+	@$(NO_NETWORK) python -m pytest -n $(JOBS) -m long tests $(PYTEST_FLAGS)
 
 test-all: test test-long ## Todas las pruebas
 
