@@ -112,7 +112,7 @@ CALLS = {
     "unknown option": (["run", "--fast"], 2, "No existe la opción"),
     "zero rows": (["data", "--rows", "0"], 2, "no está en el rango"),
     "wrong sha256": (["data", "--real", "--from", "data/01_raw/catfood_simulated.csv"], 1, "no es el fichero publicado"),
-    "unknown model version": (["predict", "in.csv", "out.csv", "--model-version", "ayer"], 2, "ayer"),
+    "unknown model version": (["predict", "in.csv", "out.csv", "--model", "ayer"], 2, "ayer"),
     "unwritable output": (["predict", "in.csv", "/dev/null/out.csv"], 1, "no es una carpeta"),
 }
 
