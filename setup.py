@@ -86,6 +86,9 @@ setup(
         "tierra.project": [f"catfood = {package}.catfood"],
         # Cada etapa anuncia aquí sus órdenes y sus ganchos: las anteriores no tienen que saber de ella.
         "tierra.commands": [
+            f"data = {package}.cli_kedro:data",
+            f"run = {package}.cli_kedro:run",
+            f"predict = {package}.cli_kedro:predict",
             f"serve = {package}.cli_serve:serve",
             f"models = {package}.cli_models:models",
             f"sweep = {package}.cli_models:sweep",
