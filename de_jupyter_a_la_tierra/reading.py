@@ -30,7 +30,7 @@ def _unwrap(text: str, column: Column) -> str:
 def _number_pattern(decimal: str) -> re.Pattern:
     """Un número con ese signo decimal; el otro signo solo separa millares."""
     dot, comma = re.escape(decimal), "," if decimal == "." else r"\."
-    return re.compile(rf"[+-]?([0-9]+|[0-9]{{1,3}}({comma}[0-9]{{3}})+)({dot}[0-9]+)?")
+    return re.compile(rf"[+-]?([0-9]+|[0-9]{{1,3}}({comma}[0-9]{{3}})+)({dot}[0-9]+)?([eE][+-][0-9]{{1,2}})?")
 
 # %% ../nbs/2_kedro/05_reading.ipynb #c009
 def read_number(
