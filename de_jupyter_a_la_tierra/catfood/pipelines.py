@@ -73,7 +73,12 @@ def create_data_science() -> Pipeline:
                 "report",
                 name="write_report",
             ),
-            node(bundle_model, ["candidate", *_DATA, "metrics", "provenance"], "model", name="bundle_model"),
+            node(
+                bundle_model,
+                ["candidate", *_DATA, "metrics", "provenance", "params:twin_key"],
+                "model",
+                name="bundle_model",
+            ),
         ]
     )
 

@@ -12,7 +12,7 @@ import pandas as pd
 from ..artifact import Model
 from .cleaning import clean_features
 
-# %% ../../nbs/2_kedro/18_prediction.ipynb #c007
+# %% ../../nbs/2_kedro/18_prediction.ipynb #c008
 def read_features(
     raw: pd.DataFrame,  # (n, k) texto, con al menos las columnas del modelo
     model: Model,  # abierto por `load_model`
@@ -20,15 +20,16 @@ def read_features(
     """Lee las columnas que pide el modelo; `UsageError` si falta alguna."""
     return raw, *clean_features(raw, list(model.features))
 
-# %% ../../nbs/2_kedro/18_prediction.ipynb #c010
+# %% ../../nbs/2_kedro/18_prediction.ipynb #c011
 def score_foods(
     raw: pd.DataFrame,  # (n, k) la hoja tal como llegó
     features: pd.DataFrame,  # (m, f) sus filas legibles; el índice dice cuáles son
     model: Model,  # abierto por `load_model`
 ) -> pd.DataFrame:  # (n, k + 2) la hoja, con `score` y `probability`; vacíos donde no se pudo leer
     """Añade a cada comida su nota y la probabilidad que el modelo le da."""
-    scores = pd.Series(model.predict(features), index=features.index)
-    probabilities = pd.Series(model.predict_proba(features).max(axis=1, initial=0), index=features.index)
+    scores, probabilities = (
+        pd.Series(values, index=features.index) for values in model.predict_with_probability(features)
+    )
     scored = raw.assign(
         score=scores.reindex(raw.index).astype("Int64"),
         probability=probabilities.astype("float64").round(4).reindex(raw.index),
@@ -36,7 +37,7 @@ def score_foods(
     scored.attrs = raw.attrs
     return scored
 
-# %% ../../nbs/2_kedro/18_prediction.ipynb #c014
+# %% ../../nbs/2_kedro/18_prediction.ipynb #c015
 def summarize_predictions(
     counts: dict[str, int],  # `n_rows` y `n_bad_rows`
     model: Model,  # el que puntuó

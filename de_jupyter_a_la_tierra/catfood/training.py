@@ -13,10 +13,10 @@ import pandas as pd
 # %% ../../nbs/2_kedro/12_training.ipynb #c004
 from .columns import CATFOOD, FIGURES
 from .model import evaluate_model, split_published, train_model
-from ..evaluation import evaluation_mask
+from ..evaluation import evaluation_mask, hash_rows
 from ..reading import require_columns
 
-# %% ../../nbs/2_kedro/12_training.ipynb #c007
+# %% ../../nbs/2_kedro/12_training.ipynb #c008
 def mark_evaluation(
     foods: pd.DataFrame,  # (n, 20) comidas limpias
     target: str,  # lo que se predice
@@ -29,7 +29,7 @@ def mark_evaluation(
     require_columns(table, CATFOOD.select(twin_key))
     return table.assign(evaluation=evaluation_mask(table[twin_key], evaluation_share))
 
-# %% ../../nbs/2_kedro/12_training.ipynb #c010
+# %% ../../nbs/2_kedro/12_training.ipynb #c011
 def fit_candidate(
     model_input: pd.DataFrame,  # lo que devolvió `mark_evaluation`
     features: list[str],  # las columnas que mira
@@ -41,7 +41,7 @@ def fit_candidate(
     training = model_input[~model_input["evaluation"]]
     return train_model(training[features], training[target], model)
 
-# %% ../../nbs/2_kedro/12_training.ipynb #c011
+# %% ../../nbs/2_kedro/12_training.ipynb #c012
 def evaluate_candidate(
     candidate: Any,  # ya entrenado
     model_input: pd.DataFrame,  # con su columna `evaluation`
@@ -53,7 +53,7 @@ def evaluate_candidate(
     y_train = model_input.loc[~model_input["evaluation"], target]
     return evaluate_model(candidate, held_out[features], held_out[target], y_train)
 
-# %% ../../nbs/2_kedro/12_training.ipynb #c014
+# %% ../../nbs/2_kedro/12_training.ipynb #c015
 def evaluate_published(
     model_input: pd.DataFrame,  # la columna `evaluation` no se mira
     features: list[str],  # las columnas que mira
@@ -67,7 +67,7 @@ def evaluate_published(
     X_train, X_test, y_train, y_test = split_published(model_input, features, target, test_size, random_state)
     return evaluate_model(train_model(X_train, y_train, model), X_test, y_test, y_train)
 
-# %% ../../nbs/2_kedro/12_training.ipynb #c016
+# %% ../../nbs/2_kedro/12_training.ipynb #c017
 def join_metrics(
     by_rows: dict[str, Any],  # el examen publicado
     twins_together: dict[str, Any],  # el honesto
@@ -83,11 +83,13 @@ def bundle_model(
     target: str,  # la que predice
     metrics: dict[str, Any],  # los dos exámenes
     provenance: dict[str, Any],  # de dónde salen los datos
+    twin_key: list[str],  # las columnas con que se reconoce a una gemela
 ) -> dict[str, Any]:  # los argumentos de `freeze_model`, salvo la carpeta
     """Reúne todo lo que se guarda con un modelo."""
     held_out = model_input["evaluation"]
     return {
         "pipeline": candidate,
+        "twins": hash_rows(model_input.loc[~held_out, twin_key]),
         "X_train": model_input.loc[~held_out, features],
         "X_evaluation": model_input.loc[held_out, features],
         "features": CATFOOD.select(features),
