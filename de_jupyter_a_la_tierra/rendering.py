@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c004
 from . import __version__
 from .dictionary import Column, Dictionary
+from .inference import to_source
 
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c007
 EXTRAS = ("libreta", "kedro", "api", "pruebas", "mlflow", "trabajos")  # el de cada etapa, de la 1 a la 6
@@ -111,7 +112,7 @@ def open_templates() -> Any:  # `jinja2.Environment`
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"literal": _literal, "recipe": _recipe}
+    environment.filters |= {"literal": _literal, "recipe": _recipe, "source": to_source}
     environment.globals |= read_tools()
     return environment
 
