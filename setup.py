@@ -31,7 +31,7 @@ cargo = {
     "conf": ("conf", ["*.yml", "base/*.yml"]),
     "notebooks": ("nbs", ["*_*/*.ipynb"]),
     "templates": ("templates", ["**/*", "**/.*"]),
-    "constraints": ("requirements", ["runtime.txt"]),
+    "constraints": ("requirements", ["runtime.txt", "bootstrap.txt"]),
 }
 
 
