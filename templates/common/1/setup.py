@@ -13,7 +13,6 @@ setup(
     description=cfg["description"],
     author=cfg["author"],
     author_email=cfg["author_email"],
-    python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
     install_requires=cfg["requirements"].split("\n")[1:],
     extras_require={"dev": cfg["dev_requirements"].split("\n")[1:]},
