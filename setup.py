@@ -94,7 +94,7 @@ setup(
             f"sweep = {package}.cli_models:sweep",
             f"jobs = {package}.cli_jobs:jobs",
             f"stage = {package}.cli_landing:stage",
-            f"new = {package}.cli_landing:new",
+            f"new = {package}.cli_new:new",
         ],
         "tierra.hooks": [
             f"progress = {package}.hooks:ProgressHook",
