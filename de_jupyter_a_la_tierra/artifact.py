@@ -8,6 +8,7 @@ __all__ = ['Engine', 'TRUSTED_TYPES', 'HASHES_FILE', 'as_matrix', 'Model', 'open
 # %% ../nbs/2_kedro/15_artifact.ipynb #c003
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,12 @@ class Model:
     info: dict[str, Any] = field(repr=False)  # la ficha: el contenido de model.json
     run: Engine = field(repr=False)  # calcula «predict», «predict_proba» o los dos
 
-    @property
+    @cached_property
     def features(self) -> tuple[str, ...]:
         """Los nombres de las columnas que necesita, en orden."""
         return tuple(feature["name"] for feature in self.info["features"])
 
-    @property
+    @cached_property
     def classes(self) -> np.ndarray:
         """Las clases entre las que elige, en el orden de las probabilidades; ninguna si es una regresión."""
         return np.array(self.info["classes"])
