@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-# Los trabajos escriben en data/: los ejecuta, en una copia, tests/test_jobs.py.
-collect_ignore_glob = ["nbs/6_trabajos/*"]
-
 
 @cache
 def has_outputs(notebook: Path) -> bool:
@@ -16,10 +13,17 @@ def has_outputs(notebook: Path) -> bool:
     return any(cell.get("outputs") for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"])
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Un cuaderno con `skip_exec: true` (los trabajos) tampoco lo ejecuta nbdev: tests/test_jobs.py los ejecuta con papermill."""
+    if collection_path.suffix == ".ipynb" and '"- skip_exec: true"' in collection_path.read_text(encoding="utf-8"):
+        return True
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """nbdev_clean borra `execution_count` y nbval toma por no ejecutada la celda que no lo lleva: se lo devolvemos.
 
-    Un cuaderno que no guarda salidas se ejecuta sin comparar nada.
+    Las celdas con `#| eval: false` tampoco las ejecuta nbdev.
     """
     for item in items:
         cell = getattr(item, "cell", None)
