@@ -1,0 +1,171 @@
+"""Cada etapa, en un entorno limpio y solo con su extra: `make run` y `make test`, de verdad.
+
+Es lo más parecido a quien llega: la rueda, un Python y `make`. Al terminar se imprime la tabla de las seis etapas
+(con `pytest -s` se ve aunque todo vaya bien), y `TIERRA_STAGES_TABLE` dice en qué fichero guardarla.
+"""
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from de_jupyter_a_la_tierra.rendering import EXTRAS
+
+pytestmark = pytest.mark.long
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+HEADER = "| etapa | extra | instalar (s) | tamaño (MB) | `make run` (s) | pruebas | `make test` (s) |\n|---|---|---|---|---|---|---|"
+
+
+def clean_env(**more: str) -> dict[str, str]:
+    """El entorno de quien no tiene otro activado: se conserva cómo se llega a los paquetes y poco más."""
+    outside = {"PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MLFLOW_TRACKING_URI"}
+    kept = {key: value for key, value in os.environ.items() if key not in outside}
+    return {**kept, "PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": sys._base_executable, **more}
+
+
+def run(*command: str | Path, cwd: Path, **env: str) -> tuple[str, float]:
+    """Ejecuta una orden y exige que vaya bien; devuelve lo que dijo y cuánto tardó."""
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=cwd, env=clean_env(**env), capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr, time.monotonic() - start
+
+
+@pytest.fixture(scope="session")
+def tierra_of_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """La orden `tierra` de la rueda, instalada con el primer extra: el que basta para escribir proyectos."""
+    folder = tmp_path_factory.mktemp("rueda")
+    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / "source" / name)
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, folder / "source", cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    run(BIN / "uv", "venv", "-q", "--python", sys.executable, folder / "venv", cwd=folder)
+    pins = ["--python", folder / "venv/bin/python", "-c", ROOT / "requirements/runtime.txt"]
+    run(BIN / "uv", "pip", "install", "-q", *pins, f"de-jupyter-a-la-tierra[libreta] @ {wheel.as_uri()}", cwd=folder)
+    return folder / "venv/bin/tierra"
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[str]]:
+    """Las filas de la tabla de las etapas, que se enseña al final."""
+    rows: list[str] = []
+    yield rows
+    text = "\n".join([HEADER, *rows])
+    print("\n" + text)
+    if path := os.environ.get("TIERRA_STAGES_TABLE"):
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module", params=range(1, 7))
+def stage(request: pytest.FixtureRequest) -> int:
+    """Una etapa tras otra."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def project(stage: int, tmp_path_factory: pytest.TempPathFactory, tierra_of_wheel: Path) -> Iterator[Path]:
+    """El ejemplo en esa etapa, recién escrito por la rueda; el entorno se borra al terminar."""
+    folder = tmp_path_factory.mktemp(f"etapa{stage}")
+    run(tierra_of_wheel, "stage", str(stage), "gatos", cwd=folder)
+    yield folder / "gatos"
+    shutil.rmtree(folder / "gatos/.venv", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def journey(stage: int, project: Path, table: list[str]) -> str:
+    """Lo que dijo `make run`; antes se instala, y al final se prueba todo. Cada cosa, con su tiempo."""
+    _, install = run("make", "env", cwd=project)
+    size = sum(path.lstat().st_size for path in (project / ".venv").rglob("*")) / 1e6
+    said, journey = run("make", "run", cwd=project)
+    tests, testing = run("make", "test", cwd=project)
+    passed = re.search(r"(\d+) passed", tests)[1]
+    assert not re.search(r"\d+ (failed|error|skipped)", tests), tests
+    figures = f"{install:.0f} | {size:.0f} | {journey:.0f} | {passed} | {testing:.0f}"
+    table.append(f"| {stage} | `{EXTRAS[stage - 1]}` | {figures} |")
+    return said
+
+
+def test_make_run_and_make_test_are_green(stage: int, project: Path, journey: str) -> None:
+    """`make run` hace el viaje de esa etapa, y `make test` pasa sin saltarse nada."""
+    assert (project / "data/01_raw/catfood_simulated.csv").is_file()
+    if stage == 1:
+        assert (project / "data/08_reporting/00_historia.ipynb").is_file()
+    else:
+        assert "simulados: 3165 comidas" in journey and list(project.glob("data/06_models/**/model.onnx"))
+    assert ("curl -s http://127.0.0.1:8000/predict_score" in journey) == (stage >= 3)
+    assert ("make ui" in journey) == (stage >= 5)
+    assert "Traceback" not in journey
+
+
+def test_only_its_extra_is_installed(stage: int, project: Path, journey: str) -> None:
+    """Una etapa no necesita las bibliotecas de las siguientes."""
+    brought_by = {"kedro": 2, "starlette": 3, "pandera": 4, "mlflow": 5, "papermill": 6}
+    for module, first in brought_by.items():
+        here = list(project.glob(f".venv/lib/python3*/site-packages/{module}"))
+        assert bool(here) == (stage >= first), module
+
+
+def test_make_alone_lists_the_targets(stage: int, project: Path, journey: str) -> None:
+    """`make` a secas enseña los objetivos de las etapas que hay, y solo esos."""
+    listed, _ = run("make", cwd=project)
+    for target, first in {"run": 1, "test": 1, "notebook": 1, "pipeline": 2, "serve": 3, "ui": 5, "jobs": 6}.items():
+        assert (f"make {target} " in listed) == (stage >= first), target
+
+
+def wait_for(port: int, process: subprocess.Popen) -> None:
+    """Espera a que alguien escuche en ese puerto."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"nadie escucha en {port}")
+
+
+def test_what_make_run_says_works(stage: int, project: Path, journey: str) -> None:
+    """Lo que se lee al final de `make run` se puede copiar y pegar: `make serve`, su `curl` y `make ui`."""
+    for target, port, first in (("serve", 8000, 3), ("ui", 5000, 5)):
+        if stage < first:
+            continue
+        process = subprocess.Popen(
+            ["make", target], cwd=project, env=clean_env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            wait_for(port, process)
+            if target == "serve":
+                (command,) = re.findall(r"curl .*", journey)
+                answer, _ = run("sh", "-c", command, cwd=project)
+                assert '"score":3' in answer.replace(" ", "") and '"data_origin":"simulated"' in answer.replace(" ", "")
+            else:
+                assert "<title>MLflow</title>" in run("curl", "-s", f"http://127.0.0.1:{port}/", cwd=project)[0]
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(timeout=60)
+
+
+def test_the_next_stage_lands_on_a_used_project(
+    stage: int, project: Path, journey: str, tierra_of_wheel: Path, tmp_path: Path
+) -> None:
+    """Un proyecto que ya se ha ejecutado y se ha tocado pasa a la etapa siguiente y sigue al día."""
+    if stage != 2:
+        return
+    used = tmp_path / "gatos"
+    shutil.copytree(project, used, ignore=shutil.ignore_patterns(".venv", "__pycache__", "*.egg-info"))
+    readme = used / "README.md"
+    readme.write_text(readme.read_text(encoding="utf-8") + "\nMis notas.\n", encoding="utf-8")
+    said, _ = run(tierra_of_wheel, "stage", "3", "gatos", cwd=tmp_path)
+    assert "+ make/3_api.mk" in said and "README.md" not in said
+    assert readme.read_text(encoding="utf-8").endswith("Mis notas.\n")
+    run("make", "test", cwd=used, PYTEST_FLAGS="tests")
