@@ -32,7 +32,8 @@ def name_package(
     name = re.sub(r"\W+", "_", plain).strip("_")
     if not re.match(r"[a-z]", name) or keyword.iskeyword(name):
         raise UsageError(f"«{title}» no sirve para un paquete de Python: usa letras, y que la primera lo sea.")
-    if name in _FOLDERS or find_spec(name):
+    spec = find_spec(name)  # una carpeta suelta también da un `spec`, pero sin `origin`
+    if name in _FOLDERS or (spec and spec.origin):
         raise UsageError(f"«{name}» ya es el nombre de otra cosa, una carpeta o un paquete de Python: elige otro.")
     return name
 
