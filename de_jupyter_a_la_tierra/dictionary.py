@@ -48,15 +48,11 @@ def describe_range(
 ) -> str:  # «de 0 a 100 %», «desde 0 kcal», o vacío si no tiene límites
     """Redacta el rango de una columna con su unidad."""
     unit = f" {column.unit}" if column.unit else ""
-    match column.minimum, column.maximum:
-        case None, None:
-            return ""
-        case low, None:
-            return f"desde {low:g}{unit}"
-        case None, high:
-            return f"hasta {high:g}{unit}"
-        case low, high:
-            return f"de {low:g} a {high:g}{unit}"
+    limits = (column.minimum, column.maximum)
+    low, high = (None if limit is None else f"{limit:g}".replace(".", ",") for limit in limits)
+    if low and high:
+        return f"de {low} a {high}{unit}"
+    return f"desde {low}{unit}" if low else f"hasta {high}{unit}" if high else ""
 
 # %% ../nbs/2_kedro/02_dictionary.ipynb #c013
 @dataclass(frozen=True)
