@@ -18,21 +18,10 @@ from typing import Any
 from kedro.framework.hooks import hook_impl
 
 # %% ../nbs/5_mlflow/04_tracking.ipynb #c006
-from .connection import connect, describe_trouble, find_server, import_mlflow, is_local, read_config
+from .connection import connect, describe_trouble, find_server, import_mlflow, open_experiment, read_config
 from .records import list_files, log_results
 
 # %% ../nbs/5_mlflow/04_tracking.ipynb #c010
-def _complete_config(config: dict[str, Any], root: Path, package: str, name: str) -> dict[str, Any]:
-    """Lo que dice `mlflow.yml` y lo que calla: dirección, experimento y nombre de la ejecución."""
-    server = {**config.get("server", {}), "mlflow_tracking_uri": find_server(root, config)}
-    tracking = dict(config.get("tracking", {}))
-    experiment = {"name": package.rpartition(".")[2], **tracking.get("experiment", {})}
-    if is_local(server["mlflow_tracking_uri"]):  # un servidor sabe dónde guarda sus ficheros; una base, no
-        experiment.setdefault("create_experiment_kwargs", {"artifact_location": (root / "mlruns").as_uri()})
-    run = {"name": name, **tracking.get("run", {})}
-    return {**config, "server": server, "tracking": {**tracking, "experiment": experiment, "run": run}}
-
-# %% ../nbs/5_mlflow/04_tracking.ipynb #c011
 def _start(context: Any, config: dict[str, Any], run_params: dict[str, Any], pipeline: Any, catalog: Any) -> Any:
     """Abre la ejecución con kedro-mlflow, apunta los parámetros y devuelve su gancho."""
     root, mlflow = Path(context.project_path), import_mlflow()
@@ -40,9 +29,12 @@ def _start(context: Any, config: dict[str, Any], run_params: dict[str, Any], pip
         from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 
     logging.getLogger("kedro_mlflow").setLevel("ERROR")
-    connect(root, config)
-    name = run_params.get("session_id") or "__default__"
-    context.config_loader["mlflow"] = _complete_config(config, root, context._package_name, name)
+    name, _ = open_experiment(connect(root, config), root, context._package_name, config)
+    tracking = dict(config.get("tracking", {}))
+    tracking["experiment"] = {**tracking.get("experiment", {}), "name": name}
+    tracking["run"] = {"name": run_params.get("session_id"), **tracking.get("run", {})}
+    server = {**config.get("server", {}), "mlflow_tracking_uri": find_server(root, config)}
+    context.config_loader["mlflow"] = {**config, "server": server, "tracking": tracking}
     if os.environ.get("MLFLOW_RUN_ID"):
         mlflow.start_run()
     driver = MlflowHook()
@@ -53,10 +45,10 @@ def _start(context: Any, config: dict[str, Any], run_params: dict[str, Any], pip
     driver.before_node_run(None, catalog, params, False)
     return driver
 
-# %% ../nbs/5_mlflow/04_tracking.ipynb #c013
+# %% ../nbs/5_mlflow/04_tracking.ipynb #c012
 _RUN_ID = "TIERRA_RUN_ID"
 
-# %% ../nbs/5_mlflow/04_tracking.ipynb #c014
+# %% ../nbs/5_mlflow/04_tracking.ipynb #c013
 class TrackingHook:
     """Apunta en MLflow cada ejecución que entrena; si MLflow falla, la ejecución sigue sin él."""
 
