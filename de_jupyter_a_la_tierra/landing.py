@@ -39,12 +39,11 @@ def render_project(
     landing: Landing,  # la ficha del proyecto
 ) -> dict[str, str]:  # ruta → texto, por orden alfabético
     """Todos los ficheros de un proyecto en su etapa, sin tocar el disco."""
-    files = render_templates(landing, "common")
     if landing.kind == "example":
-        files |= read_notebooks(landing.stage) | read_conf(landing.stage)
+        files = render_templates(landing, "example") | read_notebooks(landing.stage) | read_conf(landing.stage)
     else:
-        files |= render_templates(landing, "new")
-        files |= read_notebooks(landing.stage, lambda path: path.startswith("6_"))
+        files = render_templates(landing, "new") | read_notebooks(landing.stage, lambda path: path.startswith("6_"))
+    files |= render_templates(landing, "common")
     if landing.stage > 1:
         files["conf/logging.yml"] = (find_cargo("conf") / "logging.yml").read_text(encoding="utf-8")
     files["constraints.txt"] = read_constraints()

@@ -161,7 +161,7 @@ def _render_file(environment: Any, source: Path, name: str, landing: Landing) ->
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c026
 def render_templates(
     landing: Landing,  # la ficha del proyecto; manda su etapa
-    tree: str,  # «common» o «new»
+    tree: str,  # «common», «example» o «new»
 ) -> dict[str, str]:  # ruta → texto, en orden
     """Rellena las plantillas de un árbol, desde la etapa 1 hasta la del proyecto."""
     environment, files = open_templates(), {}
