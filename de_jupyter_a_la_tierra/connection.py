@@ -107,12 +107,13 @@ def open_experiment(
     package: str,  # el paquete del proyecto
     config: dict[str, Any],  # lo que dio `read_config`
 ) -> tuple[str, str]:  # su nombre y su número
-    """El experimento de un proyecto; si no existe, lo crea."""
+    """Abre el experimento de un proyecto, y si no existe lo crea: en él se apuntará lo que venga."""
     name = config.get("tracking", {}).get("experiment", {}).get("name") or package.rpartition(".")[2]
-    if known := client.get_experiment_by_name(name):
-        return name, known.experiment_id
+    known = client.get_experiment_by_name(name)
     place = (Path(root).absolute() / "mlruns").as_uri() if is_local(client.tracking_uri) else None
-    return name, client.create_experiment(name, place)
+    number = known.experiment_id if known else client.create_experiment(name, place)
+    import_mlflow().set_experiment(experiment_id=number)
+    return name, number
 
 # %% ../nbs/5_mlflow/01_connection.ipynb #c026
 _SILENCE = r"Max retries exceeded|Connection (refused|aborted|reset)|timed? ?out|API request to .* failed with exc"

@@ -29,20 +29,24 @@ def _start(context: Any, config: dict[str, Any], run_params: dict[str, Any], pip
         from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 
     logging.getLogger("kedro_mlflow").setLevel("ERROR")
-    name, _ = open_experiment(connect(root, config), root, context._package_name, config)
+    client = connect(root, config)
+    name, _ = open_experiment(client, root, context._package_name, config)
     tracking = dict(config.get("tracking", {}))
     tracking["experiment"] = {**tracking.get("experiment", {}), "name": name}
     tracking["run"] = {"name": run_params.get("session_id"), **tracking.get("run", {})}
     server = {**config.get("server", {}), "mlflow_tracking_uri": find_server(root, config)}
     context.config_loader["mlflow"] = {**config, "server": server, "tracking": tracking}
-    if os.environ.get("MLFLOW_RUN_ID"):
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
         mlflow.start_run()
     driver = MlflowHook()
     driver.after_context_created(context)
     driver.after_catalog_created(catalog, {}, {}, {}, "", {})
     driver.before_pipeline_run(run_params, pipeline, catalog)
     params = {name: catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")}
+    opened, driver.run_id = driver.run_id, None  # con él, kedro-mlflow la abriría otra vez, como en un hilo nuevo
     driver.before_node_run(None, catalog, params, False)
+    driver.run_id = opened
     return driver
 
 # %% ../nbs/5_mlflow/04_tracking.ipynb #c012
