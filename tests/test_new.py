@@ -1,6 +1,7 @@
 """`tierra new` con tres hojas que nadie preparó para él: las que trae scikit-learn, escritas en tres dialectos."""
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from de_jupyter_a_la_tierra.evaluation import evaluation_mask
 
 Tierra = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
 
 
 def load_frame(name: str) -> tuple[pd.DataFrame, str]:
@@ -105,9 +107,9 @@ def test_a_broken_contract_stops_the_run(project: Path, tierra: Tierra) -> None:
     assert done.returncode == 1 and "no cumple su contrato" in done.stderr, done.stderr
 
 
-def test_the_package_is_what_nbdev_exports(project: Path, tmp_path: Path) -> None:
+def test_the_package_is_what_nbdev_exports(project: Path) -> None:
     before = {path: path.read_text(encoding="utf-8") for path in project.glob(f"{project.name}/*.py")}
-    done = subprocess.run([Path(pytest.__file__).parents[4] / "bin/nbdev_export"], cwd=project, capture_output=True, text=True)
+    done = subprocess.run([BIN / "nbdev_export"], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     after = {path: path.read_text(encoding="utf-8") for path in before}
     assert len(before) > 9 and after == before

@@ -1,8 +1,9 @@
-"""Cada etapa, en un entorno limpio y solo con su extra: `make run` y `make test`, de verdad.
+"""Cada etapa, y tres proyectos nuevos, en un entorno limpio y solo con su extra: `make run` y `make test`, de verdad.
 
 Es lo más parecido a quien llega: la rueda, un Python y `make`. Al terminar se imprime la tabla de las seis etapas
 (con `pytest -s` se ve aunque todo vaya bien), y `TIERRA_STAGES_TABLE` dice en qué fichero guardarla.
 """
+import json
 import os
 import re
 import shutil
@@ -169,3 +170,45 @@ def test_the_next_stage_lands_on_a_used_project(
     assert "+ make/3_api.mk" in said and "README.md" not in said
     assert readme.read_text(encoding="utf-8").endswith("Mis notas.\n")
     run("make", "test", cwd=used, PYTEST_FLAGS="tests")
+
+
+# --- Tres proyectos nuevos ---------------------------------------------------------------------------------------
+
+NEW = {"vinos": (6, {"sep": ";", "decimal": ","}), "biopsias": (3, {}), "diabetes": (6, {})}
+
+
+def write_sheet(name: str, path: Path) -> list[str]:
+    """Escribe una tabla de scikit-learn en CSV; devuelve sus columnas. Las clases de las biopsias, en palabras."""
+    from sklearn import datasets
+
+    bunch = getattr(datasets, {"vinos": "load_wine", "biopsias": "load_breast_cancer", "diabetes": "load_diabetes"}[name])
+    bunch = bunch(as_frame=True)
+    target = [str(bunch.target_names[label]) for label in bunch.target] if name == "biopsias" else bunch.target
+    bunch.data.assign(target=target).to_csv(path, index=False, **NEW[name][1])
+    return list(bunch.data)
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_a_new_project_is_green_in_a_clean_environment(name: str, tmp_path: Path, tierra_of_wheel: Path) -> None:
+    """`tierra new`, `make run` y `make test`; después, la API contesta al `curl` que se lee y su página se explica."""
+    columns, project = write_sheet(name, tmp_path / "hoja.csv"), tmp_path / name
+    number = str(NEW[name][0])
+    run(tierra_of_wheel, "new", name, "--data", "hoja.csv", "--target", "target", "--stage", number, cwd=tmp_path)
+    said, _ = run("make", "run", cwd=project)
+    tests, _ = run("make", "test", cwd=project)
+    assert re.search(r"\d+ passed", tests) and not re.search(r"\d+ (failed|error|skipped)", tests), tests
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    serve = [project / ".venv/bin/tierra", "serve", "--port", str(port)]
+    server = subprocess.Popen(serve, cwd=project, env=clean_env(), stdout=subprocess.DEVNULL)
+    try:
+        wait_for(port, server)
+        (command,) = re.findall(r"curl .*", said)
+        answer = json.loads(run("sh", "-c", command.replace(":8000", f":{port}"), cwd=project)[0])
+        page, _ = run("curl", "-s", f"http://127.0.0.1:{port}/docs", cwd=project)
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+        shutil.rmtree(project / ".venv", ignore_errors=True)
+    assert isinstance(answer["score"], {"vinos": int, "biopsias": str, "diabetes": float}[name])
+    assert all(column in page for column in columns)
