@@ -7,6 +7,7 @@ __all__ = ['jobs', 'list_command', 'run']
 
 # %% ../nbs/6_trabajos/03_cli_jobs.ipynb #c003
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -73,6 +74,5 @@ def run(name: str, pairs: tuple[tuple[str, str], ...], file: Path | None, output
     logging.basicConfig(format="%(message)s")
     logging.getLogger("de_jupyter_a_la_tierra").setLevel("INFO")
     values = {**(_read_file(file) if file else {}), **dict(pairs)}
-    streams = click.get_text_stream("stdout"), click.get_text_stream("stderr")
-    done = run_job(project, name, values, output, streams)
+    done = run_job(project, name, values, output, (sys.stdout, sys.stderr))
     click.echo(f"{'Libreta ejecutada':<26} {os.path.relpath(done)}")
