@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import kedro  # ya aquí: si falta, que se diga antes que nada qué extra lo trae
+
 # %% ../nbs/2_kedro/26_session.ipynb #c004
 from .errors import UsageError
 from .project import Project
