@@ -37,6 +37,8 @@ def data(real: bool, origin_file: Path | None, rows: int, seed: int, force: bool
     sources = load_sources(project)
     origin = "real" if real else "own" if origin_file else "simulated"
     path = project.root / sources.file.format(origin=origin)
+    if (origin == "real" and not sources.sha256) or (origin == "simulated" and not sources.simulate):
+        raise UsageError("Este proyecto solo tiene datos tuyos: tráelos con «tierra data --from hoja.csv».")
     if origin == "own" and path.exists() and not force:
         raise UsageError(f"Ya hay datos tuyos en «{os.path.relpath(path)}»: para sustituirlos, añade --force.")
     if real and origin_file:

@@ -115,6 +115,14 @@ def test_the_package_is_what_nbdev_exports(project: Path) -> None:
     assert len(before) > 9 and after == before
 
 
+def test_only_brings_its_own_data(project: Path, tierra: Tierra) -> None:
+    for options in ((), ("--real",)):
+        done = tierra("data", *options, cwd=project)
+        assert done.returncode == 2 and "tierra data --from" in done.stderr, done.stderr
+    done = tierra("data", "--from", "../hoja.csv", cwd=project)
+    assert done.returncode == 2 and "--force" in done.stderr, done.stderr
+
+
 def test_shares_the_tracking_configuration_of_the_example() -> None:
     own = ROOT / "templates/new/5/conf/base/mlflow.yml"
     assert own.read_text(encoding="utf-8") == (ROOT / "conf/base/mlflow.yml").read_text(encoding="utf-8")
