@@ -84,8 +84,7 @@ def rename_package(
 ) -> str:
     """Le quita el apellido al paquete del ejemplo, y su nombre a los módulos a los que se exporta."""
     name = package.rpartition(".")[2]
-    text = text.replace(package, name).replace(package.replace(".", "/"), name)
-    return re.sub(rf"(#\| default_exp ){name}\.", r"\1", text)
+    return re.sub(rf"(#\| default_exp ){name}\.", r"\1", text.replace(package, name))
 
 # %% ../nbs/7_aterrizar/03_example.ipynb #c022
 _CONF_STAGES = {"mlflow.yml": 5}  # los demás sin número son de la etapa 2

@@ -210,6 +210,7 @@ def test_an_interrupted_climb_can_be_repeated(land_at, monkeypatch):
     raise_stage(project, 5)
     tree = read_tree(project)
     assert {path: tree[path] for path in render(5)} == {**render(5), "Makefile": "mío\n" + render(5)["Makefile"]}
+    assert not [path for path in tree if path.endswith(".tierra")]
 
 
 # --- De dónde se instala -----------------------------------------------------------------------------------------
