@@ -84,17 +84,17 @@ setup(
     entry_points={
         "console_scripts": [f"tierra = {package}.cli:main"],
         "tierra.project": [f"catfood = {package}.catfood"],
-        # Cada etapa anuncia aquí sus órdenes y sus ganchos: las anteriores no tienen que saber de ella.
+        # Cada etapa anuncia aquí sus órdenes, con su extra, y sus ganchos: las anteriores no tienen que saber de ella.
         "tierra.commands": [
-            f"data = {package}.cli_kedro:data",
-            f"run = {package}.cli_kedro:run",
-            f"predict = {package}.cli_kedro:predict",
-            f"serve = {package}.cli_serve:serve",
-            f"models = {package}.cli_models:models",
-            f"sweep = {package}.cli_models:sweep",
-            f"jobs = {package}.cli_jobs:jobs",
-            f"stage = {package}.cli_landing:stage",
-            f"new = {package}.cli_new:new",
+            f"data = {package}.cli_kedro:data [libreta]",
+            f"run = {package}.cli_kedro:run [kedro]",
+            f"predict = {package}.cli_kedro:predict [kedro]",
+            f"serve = {package}.cli_serve:serve [api]",
+            f"models = {package}.cli_models:models [mlflow]",
+            f"sweep = {package}.cli_models:sweep [mlflow]",
+            f"jobs = {package}.cli_jobs:jobs [trabajos]",
+            f"stage = {package}.cli_landing:stage [libreta]",
+            f"new = {package}.cli_new:new [libreta]",
         ],
         "tierra.hooks": [
             f"progress = {package}.hooks:ProgressHook",

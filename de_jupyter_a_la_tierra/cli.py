@@ -19,7 +19,7 @@ import click
 
 # %% ../nbs/2_kedro/28_cli.ipynb #c004
 from . import __version__
-from .diagnosis import explain
+from .diagnosis import explain, find_extra, missing_extra
 
 # %% ../nbs/2_kedro/28_cli.ipynb #orders1
 class Orders(click.Group):
@@ -44,6 +44,19 @@ class Orders(click.Group):
     ) -> click.Command | None:
         """La orden que se llama así, importada al pedirla; `None` si nadie la anuncia."""
         return self.announced[cmd_name].load() if cmd_name in self.announced else None
+
+    def invoke(
+        self,
+        ctx: click.Context,  # el de Click
+    ) -> Any:
+        """Ejecuta la orden; si le falta una biblioteca, `UsageError` con el extra que la trae."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            extras = self.announced[ctx.invoked_subcommand].extras
+            if not extras or not find_extra(error.name or ""):
+                raise
+            raise missing_extra(extras[0]) from error
 
 # %% ../nbs/2_kedro/28_cli.ipynb #c007
 @click.group(

@@ -40,13 +40,24 @@ def wheel(dist: Path) -> Path:
 
 
 def test_wheel_contents(wheel):
-    """En la rueda van el paquete y su configuración; ni pruebas, ni datos, ni lo de cada uno."""
+    """En la rueda van el paquete, su configuración, los cuadernos y las plantillas; ni datos ni lo de cada uno."""
     names = [PurePosixPath(name) for name in zipfile.ZipFile(wheel).namelist()]
     inside = [name for name in names if not name.parts[0].endswith(".dist-info")]
     assert {name.parts[0] for name in inside} == {"de_jupyter_a_la_tierra"}
-    assert {name.suffix for name in inside} <= {".py", ".yml", ".po", ".mo"}
-    conf = {"/".join(name.parts[2:]) for name in inside if name.parts[1] == "conf"}
-    assert conf == {"logging.yml", *(f"base/{path.name}" for path in (ROOT / "conf/base").glob("*.yml"))}
+    code = [name for name in inside if name.parts[1] not in ("conf", "constraints", "notebooks", "templates")]
+    assert {name.suffix for name in code} <= {".py", ".po", ".mo"}
+
+    def cargo(folder: str) -> set[str]:
+        return {"/".join(name.parts[2:]) for name in inside if name.parts[1] == folder}
+
+    def ours(folder: str, *patterns: str) -> set[str]:
+        paths = [path for pattern in patterns for path in (ROOT / folder).glob(pattern) if path.is_file()]
+        return {path.relative_to(ROOT / folder).as_posix() for path in paths if "__pycache__" not in path.parts}
+
+    assert cargo("conf") == ours("conf", "logging.yml", "base/*.yml")
+    assert cargo("notebooks") == ours("nbs", "*_*/*.ipynb")
+    assert cargo("templates") == ours("templates", "**/*")
+    assert cargo("constraints") == {"bootstrap.txt", "runtime.txt"}
 
 
 def test_sdist_contents(dist):
@@ -56,7 +67,8 @@ def test_sdist_contents(dist):
         names = {PurePosixPath(*PurePosixPath(member.name).parts[1:]) for member in archive if member.isfile()}
     top = {name.parts[0] for name in names if not name.parts[0].endswith(".egg-info")}
     files = {"CHANGELOG.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "settings.ini"}
-    assert top == files | {"conf", "de_jupyter_a_la_tierra", "setup.cfg", "setup.py"}
+    folders = {"conf", "de_jupyter_a_la_tierra", "nbs", "requirements", "templates"}
+    assert top == files | folders | {"setup.cfg", "setup.py"}
     assert not [name for name in names if name.parts[:2] == ("conf", "local")]
 
 
@@ -135,12 +147,23 @@ def test_core_help_is_quick(core):
     assert min(cpu_seconds(core, "tierra", "--help") for _ in range(3)) < HELP_CPU_SECONDS
 
 
-@pytest.mark.parametrize("command", [("run",), ("predict", "x.csv", "y.csv")], ids=" ".join)
+MISSING = {
+    "run": "kedro",
+    "predict x.csv y.csv": "kedro",
+    "serve": "api",
+    "models list": "mlflow",
+    "sweep --grid model.type=logistic": "mlflow",
+    "jobs run entrenar": "trabajos",
+    "stage 2 gatos": "libreta",
+}
+
+
+@pytest.mark.parametrize("command", MISSING)
 def test_core_names_the_missing_extra(core, command):
     """Una orden a la que le falta su extra dice cuál instalar, sin traza."""
-    done = core.run("tierra", *command)
+    done = core.run("tierra", *command.split())
     assert done.returncode == 2
-    assert 'pip install "de-jupyter-a-la-tierra[kedro]"' in done.stderr
+    assert f'pip install "de-jupyter-a-la-tierra[{MISSING[command]}]"' in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
