@@ -29,7 +29,7 @@ from .openapi import Culprit, Problem, build_openapi
 from .page import build_page
 from .payload import PayloadReader, build_answer_type
 
-# %% ../nbs/3_api/04_serving.ipynb #c007
+# %% ../nbs/3_api/04_serving.ipynb #c009
 class ModelService:
     """Un modelo que contesta peticiones: JSON entra, JSON sale."""
 
@@ -58,7 +58,7 @@ class ModelService:
         answers = [self._answer(*values, self.origin, self.version) for values in zip(*columns)]
         return self._encode(answers[0] if single else answers)
 
-# %% ../nbs/3_api/04_serving.ipynb #c012
+# %% ../nbs/3_api/04_serving.ipynb #c014
 _TITLES = {
     400: "La petición no es JSON",
     404: "No hay nada en esa dirección",
@@ -68,7 +68,7 @@ _TITLES = {
     500: "Fallo interno",
 }
 
-# %% ../nbs/3_api/04_serving.ipynb #c013
+# %% ../nbs/3_api/04_serving.ipynb #c015
 def _reply_problem(status: int, detail: str, errors: Sequence[dict[str, Any]] = (), headers: Any = None) -> Response:
     """La respuesta que explica un problema."""
     problem = Problem(_TITLES.get(status, "Error"), status, detail, msgspec.convert(list(errors), list[Culprit]))
@@ -95,11 +95,11 @@ def _explain_crash(request: Request, error: Exception) -> Response:
     """Un fallo imprevisto; el detalle queda en el registro del servidor."""
     return _reply_problem(500, "Algo ha fallado dentro del servidor; el detalle está en su registro.")
 
-# %% ../nbs/3_api/04_serving.ipynb #c015
+# %% ../nbs/3_api/04_serving.ipynb #c017
 MAX_BODY = 10_000_000  # bytes por petición: unas cien mil filas
 SMALL_BODY = 10_000  # hasta aquí, unas cien filas, se contesta sin cambiar de hilo
 
-# %% ../nbs/3_api/04_serving.ipynb #c016
+# %% ../nbs/3_api/04_serving.ipynb #c018
 async def _read_body(request: Request) -> bytes:
     """El cuerpo de una petición, si no es demasiado grande."""
     if int(request.headers.get("content-length") or 0) > MAX_BODY:
@@ -111,7 +111,7 @@ async def _read_body(request: Request) -> bytes:
             raise HTTPException(413)
     return bytes(body)
 
-# %% ../nbs/3_api/04_serving.ipynb #c017
+# %% ../nbs/3_api/04_serving.ipynb #c019
 class _Api:
     """Lo que contesta cada dirección."""
 
@@ -136,7 +136,7 @@ class _Api:
         policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
-# %% ../nbs/3_api/04_serving.ipynb #c018
+# %% ../nbs/3_api/04_serving.ipynb #c020
 def build_app(
     model: Model,  # el modelo, ya abierto
     version: str,  # qué modelo es: su versión o su nombre
@@ -156,14 +156,14 @@ def build_app(
     handlers[ClientDisconnect] = lambda request, error: Response(status_code=499)  # ya no hay a quién contestar
     return Starlette(routes=routes, middleware=list(middleware), exception_handlers=handlers)
 
-# %% ../nbs/3_api/04_serving.ipynb #c025
+# %% ../nbs/3_api/04_serving.ipynb #c027
 _REFUSALS = {
     errno.EADDRINUSE: "ya lo usa otro programa; elige otro con --port",
     errno.EACCES: "hace falta permiso para los puertos menores que 1024; elige otro con --port",
     errno.EADDRNOTAVAIL: "esa dirección no es de este equipo; elige otra con --host",
 }
 
-# %% ../nbs/3_api/04_serving.ipynb #c026
+# %% ../nbs/3_api/04_serving.ipynb #c028
 def open_socket(
     host: str = "127.0.0.1",  # en qué dirección se escucha; 0.0.0.0 es en todas
     port: int = 8000,  # en qué puerto; 0 es cualquiera libre
@@ -178,7 +178,7 @@ def open_socket(
         reason = _REFUSALS.get(error.errno, error.strerror)
         raise UsageError(f"No se puede escuchar en el puerto {port} de «{host}»: {reason}.") from error
 
-# %% ../nbs/3_api/04_serving.ipynb #c027
+# %% ../nbs/3_api/04_serving.ipynb #c029
 def run_server(
     app: Any,  # lo que da `build_app`
     listener: socket.socket,  # lo que da `open_socket`
