@@ -9,7 +9,6 @@ __all__ = ['EXTRAS', 'Landing', 'find_cargo', 'read_tools', 'open_templates', 'l
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c003
 import json
 import re
-import shlex
 from dataclasses import asdict, dataclass
 from importlib.metadata import metadata
 from importlib.util import find_spec
@@ -96,9 +95,9 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c016
-def _recipe(text: str) -> str:
-    """Un texto como un solo argumento en una receta de Makefile."""
-    return shlex.quote(text).replace("$", "$$")
+def _recipe(value: Any) -> str:
+    """Un valor en JSON en el que ni make ni la terminal ven nada que interpretar."""
+    return re.sub("['$#]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c017
 def open_templates() -> Any:  # `jinja2.Environment`

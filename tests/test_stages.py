@@ -4,7 +4,6 @@ Es lo más parecido a quien llega: la rueda, un Python y `make`. Al terminar se 
 (con `pytest -s` se ve aunque todo vaya bien), y `TIERRA_STAGES_TABLE` dice en qué fichero guardarla.
 """
 import json
-import json
 import os
 import re
 import shutil
