@@ -133,6 +133,19 @@ def test_stage_by_stage_is_the_same_as_at_once(land_at):
     assert read_tree(climbed) == read_tree(land_at(6, "de_una_vez"))
 
 
+def test_a_project_of_your_own_climbs_too(tierra, tmp_path):
+    """Un proyecto nacido con `tierra new` en la libreta llega a la última etapa como si hubiera nacido en ella."""
+    rows = [f"{i % 7},{i % 5 / 2},{'sí' if i % 7 > 3 else 'no'}" for i in range(80)]
+    (tmp_path / "hoja.csv").write_text("\n".join(["peso,edad,apto", *rows]), encoding="utf-8")
+    for folder, stage in (("poco", "1"), ("mucho", "6")):
+        (tmp_path / folder).mkdir()
+        command = ["new", "quesos", "--data", "hoja.csv", "--target", "apto", "--stage", stage, "--dest", folder + "/quesos"]
+        assert (done := tierra(*command, cwd=tmp_path)).returncode == 0, done.stderr
+    done = tierra("stage", "6", "poco/quesos", cwd=tmp_path)
+    assert done.returncode == 0 and "!" not in done.stdout, done.stdout + done.stderr
+    assert read_tree(tmp_path / "poco/quesos") == read_tree(tmp_path / "mucho/quesos")
+
+
 def test_no_edit_of_its_owner_is_lost(land_at):
     """Con todos los ficheros cambiados por su dueño, la etapa siguiente no pierde ni un cambio."""
     project = land_at(2)
