@@ -36,7 +36,7 @@ _DEFAULTS = {
 # %% ../nbs/5_mlflow/01_connection.ipynb #c009
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
-for _advice in ("Hint: Inferred schema contains integer", "The specified dataset source can be interpreted"):
+for _advice in ("Hint: Inferred schema contains integer", "The specified dataset source can be interpreted", "IProgress not found"):
     warnings.filterwarnings("ignore", message=_advice)  # avisos sobre decisiones que aquí ya están tomadas
 
 # %% ../nbs/5_mlflow/01_connection.ipynb #c010
