@@ -33,7 +33,7 @@ def _start(context: Any, config: dict[str, Any], run_params: dict[str, Any], pip
     name, _ = open_experiment(client, root, context._package_name, config)
     tracking = dict(config.get("tracking", {}))
     tracking["experiment"] = {**tracking.get("experiment", {}), "name": name}
-    tracking["run"] = {"name": run_params.get("session_id"), **tracking.get("run", {})}
+    tracking["run"] = {"name": run_params.get("run_id"), **tracking.get("run", {})}
     server = {**config.get("server", {}), "mlflow_tracking_uri": find_server(root, config)}
     context.config_loader["mlflow"] = {**config, "server": server, "tracking": tracking}
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
