@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from de_jupyter_a_la_tierra.artifact import Model, as_matrix, load_model, open_model
+from de_jupyter_a_la_tierra.artifact import Model, as_matrix, load_model, load_train_hashes, open_model
 from de_jupyter_a_la_tierra.card import dump_info, hash_content, parse_info
 from de_jupyter_a_la_tierra.catfood.cleaning import clean_foods
 from de_jupyter_a_la_tierra.catfood.columns import CATFOOD, FIGURES
@@ -28,6 +33,7 @@ from de_jupyter_a_la_tierra.catfood.model import train_model
 from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
 from de_jupyter_a_la_tierra.conversion import compare_predictions
 from de_jupyter_a_la_tierra.errors import TierraError, UsageError, WorkError
+from de_jupyter_a_la_tierra.evaluation import hash_rows
 from de_jupyter_a_la_tierra.freezing import build_artifact, freeze_model, write_artifact
 
 MODELS = {
@@ -120,6 +126,44 @@ def test_text_classes(foods: pd.DataFrame, card: dict, rows: np.ndarray) -> None
     built = build_artifact(pipeline, **card)
     model = open_model(parse_info(built["model.json"]), built)
     assert model.predict(rows).tolist() == pipeline.predict(rows).tolist()
+
+
+@pytest.mark.parametrize(
+    ("regressor", "served_by"),
+    [
+        (make_pipeline(StandardScaler(), Ridge()), "onnx"),
+        (RandomForestRegressor(30, random_state=0), "onnx"),
+        (HistGradientBoostingRegressor(max_iter=5), "skops"),
+    ],
+    ids=["ridge", "bosque", "gradiente"],
+)
+def test_a_regression_round_trip(
+    regressor: Any, served_by: str, foods: pd.DataFrame, card: dict, rows: np.ndarray, tmp_path: Path
+) -> None:
+    X = foods[list(FIGURES)].to_numpy(np.float32)
+    regressor.fit(X, foods["dma_cals"].to_numpy(np.float64) / 3 + 0.25)
+    info = freeze_model(regressor, tmp_path / "v1", **card)
+    model = load_model(tmp_path / "v1")
+    assert (info["task"], info["classes"], info["served_by"]) == ("regression", [], served_by)
+    np.testing.assert_allclose(model.predict(rows), regressor.predict(rows), rtol=1e-4)
+    assert model.predict(rows).dtype == np.float64 and model.predict_with_probability(rows)[1] is None
+    assert len(info["baseline"]["predictions"]) == 11
+    with pytest.raises(UsageError, match="no da probabilidades"):
+        model.predict_proba(rows)
+
+
+def test_a_model_remembers_which_rows_it_studied(train: Callable, card: dict, foods: pd.DataFrame, tmp_path: Path) -> None:
+    hashes = hash_rows(foods[list(FIGURES)])
+    freeze_model(train("logistic"), tmp_path / "v1", **card, twins=hashes)
+    assert load_train_hashes(tmp_path / "v1").tolist() == sorted({*hashes.tolist()})
+    freeze_model(train("logistic"), tmp_path / "v2", **card)
+    assert load_train_hashes(tmp_path / "v2").size == 0
+    path = tmp_path / "v1" / "train_hashes.npy"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(WorkError, match="«train_hashes.npy» no coincide con su sha256"):
+        load_train_hashes(tmp_path / "v1")
+    with pytest.raises(WorkError, match="«train_hashes.npy» no coincide con su sha256"):
+        load_model(tmp_path / "v1")
 
 
 def test_one_by_one_is_the_same_as_all_at_once(train: Callable, card: dict, rows: np.ndarray) -> None:
