@@ -72,8 +72,10 @@ def find_source() -> str:  # lo que hay que pasarle a `pip install`; vacío si s
     checkout = find_cargo("templates").parent
     if (checkout / "setup.py").is_file():
         return f"-e '{checkout}'"
-    origin = distribution("de-jupyter-a-la-tierra").read_text("direct_url.json")
-    url = json.loads(origin)["url"] if origin else ""
+    origin = json.loads(distribution("de-jupyter-a-la-tierra").read_text("direct_url.json") or "{}")
+    url = origin.get("url", "")
+    if git := origin.get("vcs_info"):
+        url = f"{git['vcs']}+{url}@{git['commit_id']}"
     if not url or (url.startswith("file:") and not Path(unquote(urlparse(url).path)).exists()):
         return ""
     return f"'de-jupyter-a-la-tierra @ {url}'"

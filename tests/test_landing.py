@@ -243,6 +243,9 @@ def test_a_wheel_is_remembered_and_an_index_is_not(tmp_path, monkeypatch):
     assert find_source() == f"'de-jupyter-a-la-tierra @ {wheel.as_uri()}'"
     wheel.unlink()
     assert find_source() == ""
+    commit = {"url": "https://example.com/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc123"}}
+    monkeypatch.setattr(landing, "distribution", lambda name: Installed(json.dumps(commit)))
+    assert find_source() == "'de-jupyter-a-la-tierra @ git+https://example.com/x.git@abc123'"
     monkeypatch.setattr(landing, "distribution", lambda name: Installed(None))
     assert find_source() == ""
 
