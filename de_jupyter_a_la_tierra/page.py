@@ -23,7 +23,7 @@ body { font: 1rem/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto
 h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line) }
-pre { padding: .8rem; overflow-x: auto; border: 1px solid var(--line); border-radius: .3rem }
+pre { padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); border-radius: .3rem }
 input { width: 7rem; font: inherit } button { font: inherit; padding: .3rem 1rem }
 .note { border-left: .3rem solid var(--accent); padding-left: .8rem }
 output { display: block; min-height: 4rem; margin-top: 1rem } output b { font-size: 1.6rem }
