@@ -60,8 +60,9 @@ def compare_stages(
     stage: int,  # la etapa que interesa, de 1 a 6
 ) -> str:  # «+ ruta» de lo que añade y, después, el diff de lo que cambia
     """Lo que una etapa del ejemplo añade a la anterior y lo que cambia en ella."""
-    after = render_project(describe_example(stage))
-    before = render_project(describe_example(stage - 1)) if stage > 1 else {}
+    cards = [replace(describe_example(number), version="…") for number in (stage - 1, stage) if number]
+    *earlier, after = map(render_project, cards)
+    before = earlier[0] if earlier else {}
     added = [f"+ {path}" for path in after.keys() - before.keys() if not path.endswith(".gitkeep")]
     changed = [_diff_text(p, before[p], after[p]) for p in before if before[p] != after[p]]
     return "\n".join([*sorted(added), *([""] if changed else []), *changed]).rstrip("\n")
