@@ -95,10 +95,9 @@ def _load_rows(project: Project) -> tuple[Any, np.ndarray, np.ndarray, list[str]
     return rows, rows[params["target"]].to_numpy(), hash_rows(rows[params["twin_key"]]), list(params["twin_key"])
 
 # %% ../nbs/5_mlflow/06_promotion.ipynb #c019
-def _examine(project: Project, client: Any, candidate: Entry, champion: Entry | None) -> Verdict:
-    """Trae los dos modelos y los compara en las filas de evaluación que hay hoy en el catálogo."""
-    rows, truth, hashes, twin_key = _load_rows(project)
-    players = []
+def _examine(project: Project, client: Any, exam: tuple, candidate: Entry, champion: Entry | None) -> Verdict:
+    """Trae los dos modelos y los compara en las filas que dio `_load_rows`."""
+    (rows, truth, hashes, twin_key), players = exam, []
     for entry in (candidate, champion) if champion else (candidate,):
         folder = locate_entry(project, entry)
         studied = client.get_run(entry.run_id).data.params.get("twin_key") if entry.run_id else None
@@ -150,9 +149,11 @@ def promote(
         entries = list_entries(client, name)
         candidate = _pick(entries, name, version)
         champion = next((entry for entry in entries if entry.champion), None)
-        if candidate == champion:
-            return Promotion(candidate.version, candidate.version, None)
-        verdict = _examine(project, client, candidate, champion)
+    if candidate == champion:
+        return Promotion(candidate.version, candidate.version, None)
+    exam = _load_rows(project)
+    with open_registry(project) as client:
+        verdict = _examine(project, client, exam, candidate, champion)
         if verdict.objection and not force:
             against = f", en las mismas {verdict.n_rows} filas" if verdict.n_seen == 0 else ""
             raise WorkError(

@@ -19,8 +19,12 @@ import pandas as pd
 import pytest
 
 from de_jupyter_a_la_tierra.artifact import load_model
+from de_jupyter_a_la_tierra.cli import main
 from de_jupyter_a_la_tierra.connection import connect, import_mlflow
+from de_jupyter_a_la_tierra.errors import UsageError, WorkError
+from de_jupyter_a_la_tierra.evaluation import hash_rows
 from de_jupyter_a_la_tierra.project import find_project
+from de_jupyter_a_la_tierra.promotion import promote, rollback
 from de_jupyter_a_la_tierra.registry import list_entries, resolve_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow avisa de mil cosas suyas al importarse
@@ -141,51 +145,56 @@ def test_prediction_is_not_an_experiment(tierra, copy):
     assert (copy / "mlflow.db").read_bytes() == before
 
 
-def test_promotion(tierra, copy):
+def test_promotion(copy):
     """El primero se promueve, el peor no, el mejor sí; volver atrás devuelve las respuestas de antes."""
-    def answers() -> list[float]:
-        done = tierra("predict", "data/01_raw/catfood_simulated.csv", "salida.csv", "--model", "models:/catfood@champion", cwd=copy)
-        assert done.returncode == 0, done.stderr
-        return pd.read_csv(copy / "salida.csv")["score"].tolist()
+    here = find_project(copy)
+    table = pd.read_parquet(copy / "data/05_model_input/model_input.parquet")
 
-    first = tierra("models", "promote", "1", cwd=copy)
-    assert first.returncode == 0 and "La versión 1 es el nuevo campeón" in first.stdout, first.stderr
+    def answers() -> list[int]:
+        return load_model(resolve_model(here, "models:/catfood@champion")).predict(table).tolist()
+
+    with pytest.raises(UsageError, match="tierra models promote"):
+        answers()
+    assert promote(here, 1).previous is None
     old = answers()
 
-    worse = tierra("models", "promote", "2", cwd=copy)
-    assert worse.returncode == 1 and "saca" in worse.stderr and worse.stderr.count("%") == 2, worse.stderr
-    assert "no pasa a campeón" in worse.stderr and "Traceback" not in worse.stderr
+    with pytest.raises(WorkError, match=r"versión 2 no pasa a campeón: saca \d+,\d % y el campeón \d+,\d %, en las mismas \d+ filas"):
+        promote(here, 2)
+    assert answers() == old
 
     scores = [entry.score for entry in entries(copy)]
     assert scores[2] >= scores[0] > scores[1]
-    better = tierra("models", "promote", cwd=copy)
-    assert better.returncode == 0 and "La versión 3 es el nuevo campeón" in better.stdout, better.stderr
+    better = promote(here)
+    assert (better.version, better.previous, better.forced) == (3, 1, False)
+    assert better.verdict.candidate == pytest.approx(scores[2]) and better.verdict.champion == pytest.approx(scores[0])
     assert answers() != old
-    assert "ya es el campeón" in tierra("models", "promote", "3", cwd=copy).stdout
+    assert promote(here, 3).verdict is None  # ya lo es: no hay nada que hacer
 
-    forced = tierra("models", "promote", "2", "--force", cwd=copy)
-    assert forced.returncode == 0 and "A la fuerza" in forced.stdout
+    assert promote(here, 2, force=True).forced
     assert [entry.version for entry in entries(copy) if entry.champion] == [2]
-    assert tierra("models", "rollback", cwd=copy).returncode == 0
-    assert tierra("models", "rollback", cwd=copy).returncode == 0
+    assert (rollback(here).version, rollback(here).version) == (3, 1)
     assert answers() == old
-    last = tierra("models", "rollback", cwd=copy)
-    assert last.returncode == 1 and "No hay ningún campeón anterior" in last.stderr
+    with pytest.raises(WorkError, match="No hay ningún campeón anterior"):
+        rollback(here)
 
 
-def test_who_studied_the_exam_is_refused(tierra, copy):
+def test_who_studied_the_exam_is_refused(copy):
     """Si el candidato entrenó con filas de evaluación no se promueve; si fue el campeón, esas filas se apartan."""
-    done = tierra("run", "--params", "evaluation_share=0.05", cwd=copy)  # entrena con casi todo
-    assert done.returncode == 0, done.stderr
-    assert tierra("run", "--pipeline", "data_processing", cwd=copy).returncode == 0  # vuelve el reparto de siempre
-    cheat = tierra("models", "promote", cwd=copy)
-    table = pd.read_parquet(copy / "data/05_model_input/model_input.parquet")
-    assert cheat.returncode == 1 and "se entrenó con" in cheat.stderr and "no vale" in cheat.stderr, cheat.stderr
-    assert tierra("models", "promote", "--force", cwd=copy).returncode == 0
-    honest = tierra("models", "promote", "1", "--force", cwd=copy)
-    n_left = int(honest.stdout.split("Se apartaron ")[1].split()[0])
-    assert 0 < n_left < table["evaluation"].sum()
-    assert f"en {table['evaluation'].sum() - n_left} filas" in honest.stdout
+    here, path = find_project(copy), copy / "data/05_model_input/model_input.parquet"
+    assert promote(here, 1).verdict.n_left_out == 0
+    table = pd.read_parquet(path)
+    swapped = table.assign(evaluation=~table["evaluation"])  # ahora evalúan las filas con que todos entrenaron
+    swapped.to_parquet(path)
+    with pytest.raises(WorkError, match="No queda ninguna fila de evaluación que el campeón no haya visto"):
+        promote(here, 3)
+    hashes = hash_rows(table[["dma_ash", "dma_cals", "dma_carbs", "dma_prot", "ga_moist"]])
+    moved = ~table["evaluation"] & np.isin(hashes, hashes[~table["evaluation"]][:50])  # con sus gemelas
+    table.assign(evaluation=table["evaluation"] | moved).to_parquet(path)
+    with pytest.raises(WorkError, match=r"se entrenó con \d+ filas de evaluación, y su nota no vale"):
+        promote(here, 3)
+    forced = promote(here, 3, force=True)
+    assert forced.forced and forced.verdict.n_left_out == moved.sum() >= 50
+    assert forced.verdict.n_rows == table["evaluation"].sum()
 
 
 def test_a_model_comes_back_from_the_registry(project, copy):
@@ -198,7 +207,7 @@ def test_a_model_comes_back_from_the_registry(project, copy):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == original
 
 
-@pytest.mark.parametrize("runner", ["ThreadRunner", "ParallelRunner"])
+@pytest.mark.parametrize("runner", [pytest.param("ThreadRunner", marks=pytest.mark.long), "ParallelRunner"])
 def test_other_runners_are_noted_too(tierra, copy, runner):
     """Con hilos o con procesos queda apuntado lo mismo, en una sola ejecución."""
     done = tierra("run", "--runner", runner, cwd=copy)
@@ -242,11 +251,12 @@ def test_any_server_by_its_address(tierra, project, server, tmp_path, monkeypatc
     done = tierra("run", cwd=tmp_path)
     assert done.returncode == 0 and "En MLflow queda el modelo catfood" in done.stderr, done.stderr
     assert not (tmp_path / "mlflow.db").exists() and not (tmp_path / "mlruns").exists()
-    assert tierra("models", "promote", cwd=tmp_path).returncode == 0
+    assert promote(find_project(tmp_path)).previous is None
     shutil.rmtree(tmp_path / "data/06_models")
-    assert tierra("predict", "data/01_raw/catfood_simulated.csv", "s.csv", "--model", "models:/catfood@champion", cwd=tmp_path).returncode == 0
+    assert load_model(resolve_model(find_project(tmp_path), "models:/catfood@champion")).info["name"] == "catfood"
 
 
+@pytest.mark.long
 def test_the_server_dies_in_the_middle(tierra, project, tmp_path, monkeypatch):
     """Se mata al servidor con la ejecución a medias: se dice, el modelo está entero y luego se da de alta."""
     shutil.copytree(project / "data/01_raw", tmp_path / "data/01_raw")
@@ -295,14 +305,15 @@ def test_a_server_that_never_was(tierra, project, tmp_path, monkeypatch):
         (("models", "register", "data"), 1, "está dañado"),
         (("predict", "x.csv", "y.csv", "--model", "models:/catfood@champion"), 2, "Elígelo con «tierra models promote»"),
         (("sweep", "--grid", "model.type"), 2, "se escribe clave=valor,valor"),
-        (("sweep", "--grid", "model.tipo=logistic"), 2, "model"),
     ],
 )
-def test_bad_calls(tierra, copy, args, code, text):
+def test_bad_calls(project, monkeypatch, capsys, args, code, text):
     """Lo mal pedido se dice con una frase y su código."""
-    done = tierra(*args, cwd=copy)
-    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
-    assert text in done.stderr
+    monkeypatch.chdir(project)
+    with pytest.raises(SystemExit) as stopped:
+        main(list(args))
+    said = capsys.readouterr().err
+    assert stopped.value.code == code and text in said and "Traceback" not in said
 
 
 def test_a_damaged_copy_is_not_accepted(copy):
@@ -315,9 +326,9 @@ def test_a_damaged_copy_is_not_accepted(copy):
         resolve_model(find_project(copy), "models:/catfood/1")
 
 
-def test_mlflow_serves_the_champion(tierra, project, copy):
+def test_mlflow_serves_the_champion(tierra, copy):
     """`mlflow models serve -m models:/catfood@champion` contesta lo mismo que `tierra predict`."""
-    assert tierra("models", "promote", "1", cwd=copy).returncode == 0
+    promote(find_project(copy), 1)
     sheet = "data/01_raw/catfood_simulated.csv"
     assert tierra("predict", sheet, "salida.csv", "--model", "models:/catfood@champion", cwd=copy).returncode == 0
     expected = pd.read_csv(copy / "salida.csv")
@@ -341,15 +352,3 @@ def test_the_web_opens_in_the_project_folder(project):
         assert found["experiment"]["lifecycle_stage"] == "active"
         models = json.loads(fetch(f"{uri}/api/2.0/mlflow/registered-models/search"))["registered_models"]
         assert [model["name"] for model in models] == ["catfood"]
-
-
-def test_a_sweep(tierra, copy):
-    """Una rejilla de dos: una madre, dos hijas y la tabla al final."""
-    done = tierra("sweep", "--grid", "model.type=logistic,random_forest", cwd=copy)
-    assert done.returncode == 0, done.stderr
-    assert "random_forest" in done.stdout and "tierra models promote" in done.stdout
-    client = connect(copy, {})
-    runs = client.search_runs([client.get_experiment_by_name("catfood").experiment_id])
-    parent = next(run for run in runs if "tierra.best" in run.data.tags)
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == 2 and {run.info.status for run in (parent, *children)} == {"FINISHED"}
