@@ -6,6 +6,7 @@
 __all__ = ['TrackingHook']
 
 # %% ../nbs/5_mlflow/04_tracking.ipynb #c005
+import atexit
 import logging
 import os
 import time
@@ -73,6 +74,12 @@ class TrackingHook:
             with suppress(Exception):
                 import_mlflow().end_run("FAILED")
 
+    def _abandon(self) -> None:
+        """Al salir del proceso: si nadie cerró la ejecución, es que la cortó un Ctrl-C."""
+        if self._driver:
+            with suppress(Exception):
+                import_mlflow().end_run("KILLED")
+
     @hook_impl
     def after_context_created(
         self,
@@ -98,6 +105,7 @@ class TrackingHook:
             with self._forgive():
                 self._driver = _start(self._context, config, run_params, pipeline, catalog)
                 os.environ[_RUN_ID] = self._driver.run_id
+                atexit.register(self._abandon)
 
     @hook_impl
     def before_dataset_saved(
@@ -127,6 +135,7 @@ class TrackingHook:
         if self._trouble and "model" in names:
             folder = os.path.relpath(catalog["model"]._get_load_path())
             self._logger.warning("El modelo está entero. Para darlo de alta: tierra models register %s", folder)
+        self._driver = None
         os.environ.pop(_RUN_ID, None)
 
     @hook_impl
@@ -144,4 +153,5 @@ class TrackingHook:
                 for path in list_files(pipeline.all_outputs() & set(catalog.keys()), catalog, self._since):
                     import_mlflow().log_artifact(str(path))
                 self._driver.on_pipeline_error(error, run_params, pipeline, catalog)
+        self._driver = None
         os.environ.pop(_RUN_ID, None)

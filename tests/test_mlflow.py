@@ -230,6 +230,18 @@ def test_a_failed_run_is_noted_as_failed(tierra, copy):
     assert "quarantine.csv" in {file.path for file in client.list_artifacts(newest.info.run_id)}
 
 
+def test_an_interrupted_run_says_so(tierra, copy):
+    """Con Ctrl-C a mitad, la ejecución queda como interrumpida, y no como terminada."""
+    run = subprocess.Popen([tierra.path, "run"], cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "[2/" not in run.stderr.readline():
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    client = connect(copy, {})
+    newest = client.search_runs([client.get_experiment_by_name("catfood").experiment_id], max_results=1)[0]
+    assert (run.returncode, newest.info.status) == (130, "KILLED")
+
+
 def test_an_open_run_is_continued_and_left_open(tierra, copy):
     """Quien deja una ejecución en MLFLOW_RUN_ID la encuentra luego con todo dentro, y sin otra al lado."""
     client = connect(copy, {})
