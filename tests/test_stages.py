@@ -134,7 +134,7 @@ def find_port() -> int:
 
 def wait_for(port: int, process: subprocess.Popen) -> None:
     """Espera a que alguien escuche en ese puerto."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
