@@ -78,10 +78,10 @@ def find_server(
     config: dict[str, Any],  # lo que dio `read_config`
 ) -> str:  # la dirección, como la quiere MLflow
     """Dónde se apunta: lo que diga `mlflow.yml`, la variable MLFLOW_TRACKING_URI o `mlflow.db`."""
-    asked = config.get("server", {}).get("mlflow_tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
-    if asked and not is_local(asked):
-        return asked
     uri = f"sqlite:///{Path(root).absolute() / DATABASE}"
+    asked = config.get("server", {}).get("mlflow_tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
+    if asked and asked != uri and not is_local(asked):
+        return asked
     _OURS.add(uri)
     return uri
 
