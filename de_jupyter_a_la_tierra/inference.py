@@ -45,10 +45,10 @@ def infer_task(
 
 # %% ../nbs/7_aterrizar/06_inference.ipynb #c013
 def _is_identifier(values: pd.Series, column: Column) -> bool:
-    """Si una columna numera las filas: enteros distintos y seguidos, o que se llaman «id»."""
+    """Si una columna numera las filas: enteros distintos y casi seguidos, o que se llaman «id»."""
     distinct = column.integer and len(values) > 2 and values.nunique() == len(values)
-    named = re.fullmatch(r"(.*[ _.-])?(id|index|índice)|id[ _.-].*|unnamed: 0", column.name, re.IGNORECASE)
-    return distinct and bool(named or values.max() - values.min() == len(values) - 1)
+    named = re.search(r"(?i:(^|[ _.-])(id|index|índice)([ _.-]|$))|[a-z]I[dD]$", column.name)
+    return distinct and bool(named or values.max() - values.min() < 1.1 * len(values))
 
 # %% ../nbs/7_aterrizar/06_inference.ipynb #c014
 def _explain_exclusion(rows: pd.DataFrame, column: Column) -> str:
@@ -86,12 +86,14 @@ RESERVED = ("evaluation", "score", "probability")  # columnas que escribe el pro
 
 # %% ../nbs/7_aterrizar/06_inference.ipynb #c019
 def _check_names(table: pd.DataFrame, target: str) -> list[str]:
-    """Las columnas que se describirán; `UsageError` si falta el objetivo o un nombre está reservado."""
+    """Las columnas que se describirán; `UsageError` si falta el objetivo o un nombre no puede ser."""
     names = [name for name in table if name not in ("", EXTRA)]
     if target not in names:
         close = difflib.get_close_matches(target, names, n=1, cutoff=0.5)
         hint = f"¿Querías decir «{close[0]}»? " if close else ""
         raise UsageError(f"No existe la columna «{target}», la que se quiere predecir. {hint}Las que hay: {', '.join(names)}.")
+    if odd := [name for name in names if re.search(r'["\\\x00-\x1f]', name)]:
+        raise UsageError(f"El nombre de la columna «{odd[0]}» lleva comillas, una barra inversa o un salto: cámbialo en la hoja.")
     if taken := [name for name in names if name in RESERVED]:
         raise UsageError(f"El proyecto escribe una columna llamada «{taken[0]}»: cámbiale el nombre a la tuya en la hoja.")
     return names
