@@ -7,6 +7,7 @@ __all__ = ['list_changes', 'tell_next_step', 'stage']
 
 # %% ../nbs/7_aterrizar/08_cli_landing.ipynb #c003
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,7 @@ def tell_next_step(
     folder: Path,  # el proyecto que se acaba de escribir
 ) -> str:
     """La orden que lo pone en marcha."""
-    place = os.path.relpath(folder)
-    return "Ahora: make run" if place == "." else f"Ahora: cd {place} && make run"
+    return "Ahora: make run" if folder.resolve() == Path.cwd() else f"Ahora: cd {shlex.quote(str(folder))} && make run"
 
 # %% ../nbs/7_aterrizar/08_cli_landing.ipynb #c013
 def _check_stage(context: Any, parameter: Any, stage: int) -> int:
