@@ -62,7 +62,7 @@ test: env-dev ## Pasa las pruebas: cuadernos, paquete, rueda, API, MLflow, traba
 
 test-long: env-dev ## Las pruebas largas: cada etapa y cada proyecto nuevo, en un entorno limpio
 	@tierra data >/dev/null
-	@$(NO_NETWORK) python -m pytest -n $(JOBS) -m long tests $(PYTEST_FLAGS)
+	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile -m long tests $(PYTEST_FLAGS)
 
 test-all: test test-long ## Todas las pruebas
 
