@@ -86,7 +86,7 @@ def _execute(notebook: Path, output: Path, values: dict[str, Any], cwd: Path, st
     source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output))
     papermill.execute_notebook(
         source, target, values, cwd=str(cwd), progress_bar=False, stdout_file=streams[0], stderr_file=streams[1],
-        extra_arguments=["--IPKernelApp.log_level=40"],
+        start_timeout=300, extra_arguments=["--IPKernelApp.log_level=40"],
     )
 
 # %% ../nbs/6_trabajos/02_execution.ipynb #c013
@@ -112,4 +112,9 @@ def run_job(
                 _execute(notebook, output, read, cwd, streams)
             except PapermillExecutionError as error:
                 raise _explain_notebook(name, error, output) from error
+            except RuntimeError as error:  # de nbclient: el núcleo no arranca, o deja de contestar
+                raise WorkError(
+                    f"El núcleo del trabajo «{name}» no arranca o ha muerto a mitad, quizá por falta de memoria. "
+                    f"Lo que llegó a hacerse está en «{os.path.relpath(output)}»."
+                ) from error
     return output

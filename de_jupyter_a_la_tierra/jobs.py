@@ -87,7 +87,7 @@ def read_parameters(
     """Los parámetros de un trabajo."""
     import papermill
 
-    logging.getLogger("papermill").setLevel("ERROR")
+    logging.getLogger("papermill").setLevel("CRITICAL")
     return [
         Parameter(name, known["inferred_type_name"], known["default"], known["help"])
         for name, known in papermill.inspect_notebook(str(path)).items()
