@@ -45,7 +45,7 @@ serve: env ## Sirve el último modelo en http://127.0.0.1:8000 (PORT=… para ot
 	@tierra serve --host $(HOST) --port $(PORT)
 
 ui: env ## Abre los experimentos de MLflow en http://127.0.0.1:5000 (UI_PORT=… para otro puerto)
-	@mlflow ui --host $(HOST) --port $(UI_PORT)
+	@mlflow ui --workers 1 --host $(HOST) --port $(UI_PORT)
 
 job: env ## Corre un cuaderno como trabajo: make job NAME=entrenar
 	@tierra jobs $(if $(NAME),run $(NAME),list)
