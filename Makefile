@@ -60,9 +60,9 @@ test: env-dev ## Pasa las pruebas: cuadernos, paquete, rueda, API, MLflow, traba
 	@$(NO_NETWORK) nbdev_test --n_workers $(JOBS) --skip_file_re '^00_|^\.'
 	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
 
-test-long: env-dev ## Las pruebas largas: cada etapa y cada proyecto nuevo, en un entorno limpio
+test-long: env-dev ## Las pruebas largas: capítulos, paridad, y cada etapa y proyecto nuevo en un entorno limpio
 	@tierra data >/dev/null
-	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile -m long tests $(PYTEST_FLAGS)
+	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile -m long $(PYTEST_FLAGS)
 
 test-all: test test-long ## Todas las pruebas
 

@@ -194,7 +194,8 @@ def write_small(tree: Path) -> Path:
     """Un repositorio de dos cuadernos, que se construye en un momento."""
     copy_tree(tree, "settings.ini", "_quarto.yml", "scripts", "nbs/_quarto.yml", "nbs/nbdev.yml", "nbs/styles.css", "nbs/images")
     config = (tree / "_quarto.yml").read_text()
-    (tree / "_quarto.yml").write_text(config.replace("1_libreta/00_historia.ipynb", "2_kedro/00_kedro.ipynb"))
+    other_stages = r"      - text: .+\n        href: [^2]_\w+/00_\w+\.ipynb\n"
+    (tree / "_quarto.yml").write_text(re.sub(other_stages, "", config))
     (tree / "nbs/sidebar.yml").write_text(SIDEBAR)
     write_notebook(tree / "nbs/index.ipynb", "# Inicio\n> Nada.", "# Uno\n[al capítulo](2_kedro/00_kedro.ipynb#bowl.fill)")
     imports = "#| export\nfrom dataclasses import dataclass"

@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 120  # segundos hasta dar por perdido un servidor
+ENV = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
 
 pytestmark = pytest.mark.skipif(
     not (Path(sys.prefix) / ".project").exists(), reason="este entorno no lo ha preparado make: usa «make test»"
@@ -47,7 +48,7 @@ def free_port() -> int:
 def said(clone: Path) -> str:
     """Lo que dice `make run`."""
     ports = [f"PORT={free_port()}", f"UI_PORT={free_port()}"]
-    done = subprocess.run(["make", "run", *ports], cwd=clone, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(["make", "run", *ports], cwd=clone, capture_output=True, text=True, timeout=600, env=ENV)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -70,19 +71,18 @@ def answers(url: str) -> bool:
 @contextmanager
 def running(command: str, cwd: Path, url: str) -> Iterator[None]:
     """Deja una orden en marcha hasta que conteste, y la termina al salir, con sus hijos."""
-    process = subprocess.Popen(
-        command, shell=True, cwd=cwd, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while not answers(url):
-            assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < deadline, f"{command} no contesta en {url}"
-            time.sleep(0.2)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=30)
+    options = {"cwd": cwd, "env": ENV, "start_new_session": True, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, **options) as process:
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not answers(url):
+                assert process.poll() is None, process.stdout.read()
+                assert time.monotonic() < deadline, f"{command} no contesta en {url}"
+                time.sleep(0.2)
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            process.communicate(timeout=60)
 
 
 def test_make_run_tells_the_result(said):
