@@ -25,8 +25,6 @@ from de_jupyter_a_la_tierra.jobs import find_notebook
 from de_jupyter_a_la_tierra.project import find_project
 from de_jupyter_a_la_tierra.tables import read_table
 
-pytestmark = pytest.mark.long  # entrena, y arranca seis procesos
-
 REAL = os.environ.get("TIERRA_CATFOOD_CSV", "")
 ORIGIN = "real" if REAL else "simulated"
 N_ROWS = 500
