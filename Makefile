@@ -51,17 +51,17 @@ job: env ## Corre un cuaderno como trabajo: make job NAME=entrenar
 	@tierra jobs $(if $(NAME),run $(NAME),list)
 
 # Las pruebas ya van en paralelo: un hilo de cálculo por proceso, o se estorban unos a otros. Y van sin red.
-# nbdev_test se salta los capítulos (00_…): son largos, y nbval los ejecuta después y compara además sus salidas.
+# nbval ejecuta los cuadernos y compara sus salidas; nbdev_test, que solo los ejecuta, va con las largas.
 test test-long: export OMP_NUM_THREADS := 1
 test test-long: export OPENBLAS_NUM_THREADS := 1
 test: env-dev ## Pasa las pruebas: cuadernos, paquete, rueda, API, MLflow, trabajos y repositorio
 	@tierra data >/dev/null
-	@echo "Los asertos de los cuadernos (nbdev_test)…"
-	@$(NO_NETWORK) nbdev_test --n_workers $(JOBS) --skip_file_re '^00_|^\.'
 	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
 
 test-long: env-dev ## Las pruebas largas: capítulos, paridad, y cada etapa y proyecto nuevo en un entorno limpio
 	@tierra data >/dev/null
+	@echo "Los asertos de los cuadernos (nbdev_test)…"
+	@$(NO_NETWORK) nbdev_test --n_workers $(JOBS)
 	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile -m long $(PYTEST_FLAGS)
 
 test-all: test test-long ## Todas las pruebas

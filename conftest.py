@@ -23,15 +23,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """nbdev_clean borra `execution_count` y nbval toma por no ejecutada la celda que no lo lleva: se lo devolvemos.
 
-    Las celdas con `#| eval: false` tampoco las ejecuta nbdev. Los capítulos, desde la etapa 3, son pruebas largas:
-    cada uno arranca servidores y entrena varios modelos.
+    Las celdas con `#| eval: false` tampoco las ejecuta nbdev.
     """
     for item in items:
         cell = getattr(item, "cell", None)
         if cell is None:
             continue
-        if re.search(r"[3-7]_\w+/00_\w+\.ipynb$", item.path.as_posix()):
-            item.add_marker(pytest.mark.long)
         if has_outputs(item.path):
             cell.execution_count = 1
         if re.search(r"^#\|\s*eval:\s*false", cell.source, re.M):

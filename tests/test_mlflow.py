@@ -207,7 +207,8 @@ def test_a_model_comes_back_from_the_registry(project, copy):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == original
 
 
-@pytest.mark.parametrize("runner", [pytest.param("ThreadRunner", marks=pytest.mark.long), "ParallelRunner"])
+@pytest.mark.long
+@pytest.mark.parametrize("runner", ["ThreadRunner", "ParallelRunner"])
 def test_other_runners_are_noted_too(tierra, copy, runner):
     """Con hilos o con procesos queda apuntado lo mismo, en una sola ejecución."""
     done = tierra("run", "--runner", runner, cwd=copy)
@@ -256,6 +257,7 @@ def test_an_open_run_is_continued_and_left_open(tierra, copy):
     assert client.get_run(opened).info.run_name == "trabajo"
 
 
+@pytest.mark.long
 def test_any_server_by_its_address(tierra, project, server, tmp_path, monkeypatch):
     """Con MLFLOW_TRACKING_URI se apunta en ese servidor, y aquí no aparece ninguna base."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
@@ -268,7 +270,6 @@ def test_any_server_by_its_address(tierra, project, server, tmp_path, monkeypatc
     assert load_model(resolve_model(find_project(tmp_path), "models:/catfood@champion")).info["name"] == "catfood"
 
 
-@pytest.mark.long
 def test_the_server_dies_in_the_middle(tierra, project, tmp_path, monkeypatch):
     """Se mata al servidor con la ejecución a medias: se dice, el modelo está entero y luego se da de alta."""
     shutil.copytree(project / "data/01_raw", tmp_path / "data/01_raw")
@@ -356,6 +357,7 @@ def test_mlflow_serves_the_champion(tierra, copy):
     assert np.allclose(answer["probability"], expected["probability"].dropna(), atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_web_opens_in_the_project_folder(project):
     """`mlflow ui`, sin opciones y en la raíz, enseña lo apuntado."""
     with serve("ui", "--workers", "1", cwd=project) as (uri, _):

@@ -50,7 +50,7 @@ def score_plainly(name: str) -> float:
     return r2_score(y[held_out], predicted.astype("float64")) if regression else accuracy_score(y[held_out], predicted)
 
 
-@pytest.fixture(scope="module", params=["vinos", "biopsias", "diabetes"])
+@pytest.fixture(scope="module", params=["vinos", pytest.param("biopsias", marks=pytest.mark.long), "diabetes"])
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tierra: Tierra) -> Path:
     """Un proyecto recién escrito, en la etapa 4, y ejecutado."""
     folder = tmp_path_factory.mktemp("new")
