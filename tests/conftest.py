@@ -8,6 +8,21 @@ from pathlib import Path
 import pytest
 
 TIERRA = Path(sys.executable).with_name("tierra")
+MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Los capítulos (00_…), desde la etapa 2, son pruebas largas: cada uno entrena varios modelos."""
+    for item in items:
+        if item.path.suffix == ".ipynb" and item.path.name.startswith("00_") and item.path.parent.name != "1_libreta":
+            item.add_marker(pytest.mark.long)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """MLflow escribe en el entorno adónde apunta, y lo heredan los procesos: cada prueba empieza sin eso."""
+    for name in MLFLOW:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

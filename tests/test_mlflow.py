@@ -87,13 +87,6 @@ def server(tmp_path_factory) -> Iterator[str]:
         yield uri
 
 
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch) -> None:
-    """MLflow escribe su dirección y su experimento en el entorno: cada prueba empieza sin ellos."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="module")
 def project(tierra, tmp_path_factory) -> Path:
     """Un proyecto con tres modelos en su registro: logístico, constante (peor) y bosque con las doce cifras."""

@@ -108,8 +108,8 @@ def serving(*command: str | Path, cwd: Path, url: str) -> Iterator[None]:
                 raise AssertionError(f"no contesta: {log.read_text()}")
             yield
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
 
 
 @pytest.fixture
