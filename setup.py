@@ -83,6 +83,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [f"tierra = {package}.cli:main"],
+        "papermill.engine": [f"tierra = {package}.engine:TierraEngine"],
         "tierra.project": [f"catfood = {package}.catfood"],
         # Cada etapa anuncia aquí sus órdenes, con su extra, y sus ganchos: las anteriores no tienen que saber de ella.
         "tierra.commands": [
