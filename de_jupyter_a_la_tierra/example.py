@@ -54,7 +54,7 @@ def is_travelling(
     stage, stem = _NOTEBOOK.fullmatch(path).groups()
     if module := _MODULE.search(text):
         return module[1].startswith(f"{name}.")
-    return stage == "1" or not stem.startswith("00_")
+    return stage == "1" or not stem[0].isdigit()
 
 # %% ../nbs/7_aterrizar/03_example.ipynb #c015
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+\.ipynb)((?:#[^)]*)?)\)")
