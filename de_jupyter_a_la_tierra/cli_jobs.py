@@ -46,11 +46,10 @@ def _read_file(path: Path) -> dict:
 
 # %% ../nbs/6_trabajos/14_cli_jobs.ipynb #c011
 def _echo_parameters(path: Path) -> None:
-    """Enseña los parámetros de una libreta, uno por línea."""
-    from de_jupyter_a_la_tierra.jobs import read_parameters
+    """Enseña los parámetros de una libreta, en una tabla."""
+    from de_jupyter_a_la_tierra.parameters import describe_parameters, read_parameters
 
-    for parameter in read_parameters(path):
-        click.echo(f"{parameter.name:<18}{parameter.kind:<7}{parameter.default:<8}{parameter.meaning}")
+    click.echo(describe_parameters(read_parameters(path)))
 
 # %% ../nbs/6_trabajos/14_cli_jobs.ipynb #c012
 @jobs.command(epilog="Ejemplo: tierra jobs run entrenar -p model_type random_forest", **COMMAND)

@@ -17,7 +17,8 @@ from typing import Any, TextIO
 # %% ../nbs/6_trabajos/07_execution.ipynb #c004
 from .connection import connect, describe_trouble, is_local, read_config
 from .errors import TierraError, UsageError, WorkError, explain_os_errors
-from .jobs import FOLDER, find_notebook, read_parameters, read_values
+from .jobs import FOLDER, find_notebook
+from .parameters import read_parameters, read_values, to_plain
 from .project import Project
 
 # %% ../nbs/6_trabajos/07_execution.ipynb #c007
@@ -101,7 +102,7 @@ def run_job(
     from papermill.exceptions import PapermillExecutionError
 
     notebook = find_notebook(project, name)
-    read = read_values(values or {}, read_parameters(notebook))
+    read = to_plain(read_values(values or {}, read_parameters(notebook)))
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H.%M.%S.%f")[:-3] + "Z"
     output = (output or project.root / "data/08_reporting/jobs" / f"{name}-{moment}.ipynb").absolute()
     cwd = Path.cwd() if Path.cwd().is_relative_to(project.root) else project.root

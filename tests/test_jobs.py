@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 from de_jupyter_a_la_tierra.cli_jobs import jobs
 from de_jupyter_a_la_tierra.errors import UsageError
-from de_jupyter_a_la_tierra.jobs import find_notebook, list_jobs, read_parameters
+from de_jupyter_a_la_tierra.jobs import find_notebook, list_jobs
+from de_jupyter_a_la_tierra.parameters import read_parameters
 from de_jupyter_a_la_tierra.project import find_project
 
 PROJECT = find_project(Path(__file__).parent)
@@ -99,8 +100,7 @@ def test_defaults_agree_with_the_configuration(name):
         assert parameter.meaning and parameter.kind in KINDS
         if parameter.name not in OWN[name]:
             assert isinstance(CONF[parameter.name], KINDS[parameter.kind])
-        default = yaml.safe_load(parameter.default.replace("None", "null"))
-        assert default is None or default == CONF[parameter.name]
+        assert parameter.default is None or parameter.default == CONF[parameter.name]
 
 
 def test_notebooks_import_only_tools():
