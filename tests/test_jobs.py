@@ -90,7 +90,7 @@ CONF = {  # lo de globals.yml gana: en los parámetros es solo una referencia
 OWN = {  # los que no son un parámetro del proyecto, sino de la propia libreta
     "entrenar": {"params", "model_type"}, "predecir": {"model_version"}, "informe": {"model_version", "metric"},
 }
-KINDS = {"str": str, "float": float, "dict": dict}
+KINDS = {"str": str, "float": float, "dict": dict, "Path": str}
 
 
 @pytest.mark.parametrize("name", JOBS)
