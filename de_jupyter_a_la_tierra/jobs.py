@@ -55,12 +55,25 @@ def list_jobs(
                 found.setdefault(job.name, job)
     return [found[name] for name in sorted(found)]
 
+# %% ../nbs/6_trabajos/03_jobs.ipynb #chk1
+def _check_notebook(path: Path) -> Path:
+    """Una ruta, si es la de una libreta."""
+    if not path.is_file():
+        raise UsageError(f"No existe la libreta «{path}»: revisa la ruta.")
+    try:
+        json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"«{path}» no es una libreta de Jupyter, o está a medias: ábrela y guárdala otra vez.") from error
+    return path
+
 # %% ../nbs/6_trabajos/03_jobs.ipynb #c012
 def find_notebook(
     project: Project,  # lo que devolvió `find_project`
-    name: str,  # el nombre de un trabajo
+    name: str,  # el nombre de un trabajo, o la ruta de una libreta cualquiera
 ) -> Path:
-    """Dónde está la libreta de un trabajo; `UsageError` si no existe."""
+    """Dónde está la libreta de un trabajo; `UsageError` si no existe o no es una libreta."""
+    if name.endswith(".ipynb"):
+        return _check_notebook(Path(name))
     jobs = {job.name: job.path for job in list_jobs(project)}
     if name not in jobs:
         raise UsageError(f"No existe el trabajo «{name}». Los que hay: {', '.join(jobs)}.")
