@@ -74,6 +74,8 @@ def _parse_subscript(outer: str, inner: ast.expr, source: str) -> Kind:
     if outer == "Literal":
         return Kind("Literal", source, choices=tuple(ast.literal_eval(part) for part in parts))
     args = tuple(_parse_node(part) for part in parts)
+    if outer.lower() == "tuple" and len(set(args[:2])) > 1 and args[1].source != "...":
+        args = ()  # cada sitio, lo suyo: solo se mira que sea una lista
     if outer == "Annotated":
         return args[0]
     if outer == "Optional":
@@ -129,20 +131,28 @@ def _load(text: Any) -> Any:
         raise ValueError(text) from error
 
 # %% ../nbs/6_trabajos/01_kinds.ipynb #c020
+def _read_any(value: Any, _: Kind) -> Any:
+    """Lo que un texto parezca en YAML, y si no parece nada, el texto."""
+    try:
+        return _load(value)
+    except ValueError:
+        return value
+
+# %% ../nbs/6_trabajos/01_kinds.ipynb #c021
 def _read_list(value: Any, kind: Kind) -> list:
     """Una lista, con sus elementos leídos."""
     if not isinstance(items := _load(value), list | tuple):
         raise ValueError
     return [read_value(item, kind.args[0]) for item in items] if kind.args else list(items)
 
-# %% ../nbs/6_trabajos/01_kinds.ipynb #c021
+# %% ../nbs/6_trabajos/01_kinds.ipynb #c022
 def _read_dict(value: Any, kind: Kind) -> dict:
     """Un diccionario, con sus valores leídos."""
     if not isinstance(pairs := _load(value), Mapping):
         raise ValueError
     return {key: read_value(item, kind.args[1]) for key, item in pairs.items()} if len(kind.args) == 2 else dict(pairs)
 
-# %% ../nbs/6_trabajos/01_kinds.ipynb #c022
+# %% ../nbs/6_trabajos/01_kinds.ipynb #c023
 def _read_union(value: Any, kind: Kind) -> Any:
     """La primera alternativa que lo entiende; `None` antes que ninguna."""
     for option in sorted(kind.args, key=lambda option: option.name != "None"):
@@ -152,7 +162,7 @@ def _read_union(value: Any, kind: Kind) -> Any:
             continue
     raise ValueError
 
-# %% ../nbs/6_trabajos/01_kinds.ipynb #c023
+# %% ../nbs/6_trabajos/01_kinds.ipynb #c024
 def _read_exact(value: Any, kind: Kind) -> Any:
     """Un valor contado, también escrito como texto; el de `None` es uno solo."""
     for choice in kind.choices or (None,):
@@ -161,21 +171,21 @@ def _read_exact(value: Any, kind: Kind) -> Any:
             return choice
     raise ValueError
 
-# %% ../nbs/6_trabajos/01_kinds.ipynb #c025
+# %% ../nbs/6_trabajos/01_kinds.ipynb #c026
 def _read_str(value: Any, _: Kind) -> str:
     """Un texto, tal cual."""
     if not isinstance(value, str):
         raise ValueError
     return value
 
-# %% ../nbs/6_trabajos/01_kinds.ipynb #c026
+# %% ../nbs/6_trabajos/01_kinds.ipynb #c027
 _READERS: dict[str, Callable[[Any, Kind], Any]] = {
     "str": _read_str, "int": _read_int, "float": _read_float, "bool": _read_bool, "date": _read_date,
     "datetime": _read_datetime, "Path": lambda value, _: Path(value), "list": _read_list, "dict": _read_dict,
-    "Union": _read_union, "None": _read_exact, "Literal": _read_exact, "Any": lambda value, _: _load(value),
+    "Union": _read_union, "None": _read_exact, "Literal": _read_exact, "Any": _read_any,
 }
 
-# %% ../nbs/6_trabajos/01_kinds.ipynb #c027
+# %% ../nbs/6_trabajos/01_kinds.ipynb #c028
 def read_value(
     value: Any,  # un texto de la terminal, o lo que traiga un YAML, una tabla o Python
     kind: Kind,  # lo que ha de ser

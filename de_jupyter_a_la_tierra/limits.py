@@ -14,7 +14,7 @@ from typing import Any
 _NUMBER = r"([-−]?(?:\d+(?:\.\d+)?(?:e-?\d+)?|inf|∞))"
 _INTERVAL = re.compile(rf"([(\[])\s*{_NUMBER}\s*[,;]\s*{_NUMBER}\s*([)\]])")
 _SPAN = re.compile(rf"\b(?:de|entre)\s+{_NUMBER}\s+(?:a|y)\s+{_NUMBER}(?![\w%])")
-_BOUND = re.compile(rf"(≥|>=|>|≤|<=|<)\s*{_NUMBER}")
+_BOUND = re.compile(rf"(?:^|[,;:(]\s*|\by\s+)(≥|>=|>|≤|<=|<)\s*{_NUMBER}")
 
 # %% ../nbs/6_trabajos/01_limits.ipynb #c006
 @dataclass(frozen=True)

@@ -42,16 +42,15 @@ class Parameter:
 
     @property
     def is_known(self) -> bool:
-        """Si su valor de salida se sabe sin ejecutar nada: hay uno, y es de su tipo."""
-        try:
-            return not self.required and read_value(self.default, self.type) == self.default
-        except ValueError:
-            return False
+        """Si su valor de salida se sabe sin ejecutar nada."""
+        return not self.required and self.default != self.written
 
     @property
     def type(self) -> Kind:
         """Su tipo, leído; con `None` si es lo que vale de salida."""
         kind, nothing = parse_kind(self.kind), Kind("None", "None")
+        if kind.name == "Any" and self.choices:  # una enumeración
+            kind = Kind("Literal", self.kind, choices=self.choices)
         takes_none = self.default is not None or kind.name == "Any" or nothing in kind.args
         return kind if takes_none else Kind("Union", self.kind, (kind, nothing))
 
@@ -95,9 +94,12 @@ def _read_choices(kind: str, meaning: str, enums: dict[str, tuple]) -> tuple:
     """Los únicos valores que admite: los de su Literal, los de su enumeración o los de «uno de: a, b»."""
     if found := parse_kind(kind).choices or enums.get(kind):
         return found
-    listed = re.search(r"\buno de:\s*([^;.]+)", meaning)
+    listed = re.search(r"\buno de:\s*([^;.(]+)", meaning)
     words = [word.strip(" «»`\"'") for word in re.split(r",|\bo\b", listed[1])] if listed else []
-    return tuple(read_value(word, parse_kind(kind)) for word in words if word)
+    try:
+        return tuple(read_value(word, parse_kind(kind.removesuffix(" | None"))) for word in words if word)
+    except ValueError:  # palabras que no son valores: es prosa
+        return ()
 
 # %% ../nbs/6_trabajos/01_notation.ipynb #c013
 def _build_parameter(name: str, kind: str, default: Any, meaning: str, written: str, enums: dict[str, tuple]) -> Parameter:
@@ -149,15 +151,14 @@ def inspect_parameters(
     """Los parámetros de una libreta que ya está en la memoria."""
     cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     source = cells[0] if cells else ""
-    known = _ask_papermill(notebook)
     try:
         if notebook.metadata.get("kernelspec", {}).get("language", "python") != "python":
             raise SyntaxError
-        found = Parameters(_parse_cell(source))
+        found = Parameters({parameter.name: parameter for parameter in _parse_cell(source)}.values())
     except (SyntaxError, tokenize.TokenError):  # hay algo más que Python: queda lo que haya leído papermill
         found = Parameters(
             _build_parameter(name, item["inferred_type_name"], _read_text(item["default"]), item["help"], item["default"], {})
-            for name, item in known.items()
+            for name, item in _ask_papermill(notebook).items()
         )
     lines = re.findall(r"(?m)^#\s*entradas:(.*)$", source)
     found.inputs = tuple(part.strip() for line in lines for part in line.split(",") if part.strip())

@@ -57,8 +57,9 @@ def _read_one(value: Any, parameter: Parameter) -> Any:
         read = read_value(value, parameter.type)
     except ValueError as error:
         comma = isinstance(value, str) and re.fullmatch(r"-?\d+,\d+", value)
-        hint = f" Los decimales van con punto: {value.replace(',', '.')}." if comma else _suggest(value, parse_kind(parameter.kind).choices)
-        raise UsageError(f"El parámetro «{parameter.name}» ha de ser {parse_kind(parameter.kind)}, y es {value!r}.{hint}") from error
+        hint = f" Los decimales van con punto: {value.replace(',', '.')}." if comma else _suggest(value, parameter.choices)
+        words = f"uno de: {', '.join(map(str, parameter.choices))}" if parameter.choices else parse_kind(parameter.kind)
+        raise UsageError(f"El parámetro «{parameter.name}» ha de ser {words}, y es {value!r}.{hint}") from error
     _check_value(read, parameter)
     return read
 
@@ -73,30 +74,39 @@ def read_values(
     return {name: _read_one(value, known[name]) for name, value in values.items()}
 
 # %% ../nbs/6_trabajos/01_parameters.ipynb #c018
+def _write_typed(value: Any, parameter: Parameter) -> str | None:
+    """El código de un valor que papermill no sabe escribir con su tipo; `None` si sí sabe, o si no es de ese tipo."""
+    if parse_kind(parameter.kind).name == "Any" and value in parameter.choices:
+        return f"{parameter.kind}({value!r})"
+    try:
+        code = write_value(value, parameter.type)
+    except (StopIteration, ValueError):
+        return None
+    return None if code == repr(value) else code
+
+# %% ../nbs/6_trabajos/01_parameters.ipynb #c019
 def type_injected_cell(
-    notebook: Any,  # la libreta que ha preparado papermill; su celda inyectada se cambia
+    notebook: Any,  # la libreta que ha preparado papermill; se cambia su celda inyectada
 ) -> None:
     """Reescribe los valores que papermill inyectó como texto y son fechas, rutas o miembros de una enumeración."""
+    from papermill.translators import PythonTranslator
+
     given = notebook.metadata.get("papermill", {}).get("parameters", {})
     cells = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
-    for parameter in inspect_parameters(notebook) if cells and given else []:
-        value = given.get(parameter.name)
-        try:
-            code = write_value(value, parameter.type)
-        except (StopIteration, ValueError):  # no es de su tipo: la libreta dirá
-            continue
-        if parameter.type.name == "Any" and value in parameter.choices:
-            code = f"{parameter.kind}({value!r})"
-        if value is not None and code != repr(value):
-            cells[0].source = re.sub(rf"(?m)^{parameter.name} = .*$", lambda _: f"{parameter.name} = {code}", cells[0].source)  # noqa: B023
+    known = inspect_parameters(notebook) if cells and given else []
+    typed = {p.name: code for p in known if p.name in given and (code := _write_typed(given[p.name], p))}
+    if typed:
+        title = cells[0].source.partition("\n")[0]
+        lines = [f"{name} = {typed.get(name) or PythonTranslator.translate(value)}" for name, value in given.items()]
+        cells[0].source = "\n".join([title, *lines])
 
-# %% ../nbs/6_trabajos/01_parameters.ipynb #c022
+# %% ../nbs/6_trabajos/01_parameters.ipynb #c023
 def _show_kind(parameter: Parameter) -> str:
     """El tipo de un parámetro como se enseña: el escrito, o sus valores si son contados."""
     choices = parse_kind(parameter.kind).choices
     return " | ".join(map(str, choices)) if choices else parameter.kind
 
-# %% ../nbs/6_trabajos/01_parameters.ipynb #c023
+# %% ../nbs/6_trabajos/01_parameters.ipynb #c024
 def describe_parameters(
     parameters: list[Parameter],  # los de una libreta
 ) -> str:  # una línea por parámetro
@@ -108,7 +118,7 @@ def describe_parameters(
     widths = [max(len(row[place]) for row in rows) for place in range(3)]
     return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip() for row in rows)
 
-# %% ../nbs/6_trabajos/01_parameters.ipynb #c026
+# %% ../nbs/6_trabajos/01_parameters.ipynb #c027
 def _limit(schema: dict[str, Any], limits: Limits) -> None:
     """Pone los límites en un esquema: donde haya un número, suelto, en una lista o como alternativa."""
     for inner in [*schema.get("anyOf", []), *filter(None, [schema.get("items")])]:
@@ -118,11 +128,11 @@ def _limit(schema: dict[str, Any], limits: Limits) -> None:
         bounds = ((low, limits.low), (high, limits.high))
         schema |= {key: int(bound) if bound.is_integer() else bound for key, bound in bounds if abs(bound) != float("inf")}
 
-# %% ../nbs/6_trabajos/01_parameters.ipynb #c027
+# %% ../nbs/6_trabajos/01_parameters.ipynb #c028
 def _build_property(parameter: Parameter) -> dict[str, Any]:
     """El esquema de un parámetro: tipo, límites, qué es y valor de salida."""
     schema = build_schema(parameter.type)
-    if parameter.choices and not parse_kind(parameter.kind).choices:
+    if parameter.choices and parse_kind(parameter.kind).name in ("str", "int", "float"):
         schema["enum"] = [*parameter.choices, *([None] if parameter.default is None else [])]
     if parameter.limits:
         _limit(schema, parameter.limits)
@@ -132,7 +142,7 @@ def _build_property(parameter: Parameter) -> dict[str, Any]:
         schema["default"] = to_plain(parameter.default)
     return schema
 
-# %% ../nbs/6_trabajos/01_parameters.ipynb #c028
+# %% ../nbs/6_trabajos/01_parameters.ipynb #c029
 def build_json_schema(
     parameters: list[Parameter],  # los de una libreta
     title: str,  # el nombre del trabajo
@@ -147,7 +157,7 @@ def build_json_schema(
         "additionalProperties": False,
     }
 
-# %% ../nbs/6_trabajos/01_parameters.ipynb #c032
+# %% ../nbs/6_trabajos/01_parameters.ipynb #c033
 def list_inputs(
     values: Mapping[str, Any],  # lo que se le da, ya leído
     parameters: list[Parameter],  # los de la libreta
