@@ -28,7 +28,7 @@ class Entry:
     """Un trabajo de un lote y cómo va."""
 
     key: str  # la huella de la libreta, sus valores, sus ficheros de entrada y las versiones
-    position: int  # su sitio en el lote, desde 1
+    position: int | None  # su sitio en el lote, desde 1; `None` si la última orden ya no lo pide
     parameters: dict[str, Any] = field(default_factory=dict)  # los valores que se le dieron
     status: str = "pending"  # pending, running, done o failed
     attempts: int = 0  # cuántas veces se ha empezado
@@ -58,10 +58,10 @@ def _read_row(row: tuple) -> Entry:
     return Entry(**{name: json.loads(value) if name in _JSON else value for name, value in zip(_COLUMNS, row)})
 
 # %% ../nbs/6_trabajos/08_ledger.ipynb #c011
-def _select(base: sqlite3.Connection) -> list[Entry]:
-    """Los apuntes de la última orden, en el orden del lote."""
-    found = base.execute(f"select {', '.join(_COLUMNS)} from jobs where position > 0 order by position")
-    return [_read_row(row) for row in found]
+def _select(base: sqlite3.Connection, every: bool = False) -> list[Entry]:
+    """Los apuntes de la última orden, en el orden del lote; o todos."""
+    which = "" if every else "where position > 0 order by position"
+    return [_read_row(row) for row in base.execute(f"select {', '.join(_COLUMNS)} from jobs {which}")]
 
 # %% ../nbs/6_trabajos/08_ledger.ipynb #c012
 def _write_value(name: str, value: Any) -> Any:
@@ -126,10 +126,13 @@ class Ledger:
             )
         return replace(entry, **changes)
 
-    def list_entries(self) -> list[Entry]:
-        """Los trabajos del lote, por orden; los que la última orden ya no pidió no están."""
+    def list_entries(
+        self,
+        every: bool = False,  # si se quieren también los que la última orden ya no pidió
+    ) -> list[Entry]:
+        """Los trabajos del lote, por orden."""
         with _explained(self.path):
-            return _select(self._base)
+            return _select(self._base, every)
 
     def close(self) -> None:
         """Cierra la base."""
