@@ -59,11 +59,11 @@ class CellProcess:
 
     def __init__(self, modules: list[str], env: dict[str, str]) -> None:
         self.modules, self.env, self.has_kernel = modules, env, True
-        self.session, self.queue, self.parent = Session(key=b""), deque(), {}
+        self.session, self.queue, self.parent = Session(key=b"pipe"), deque(), {}
         self.process: Any = None
         self.reply: asyncio.Future | None = None
 
-    def start(self, arguments: list[str]) -> None:
+    def start(self, arguments: list[str], timeout: float | None = None) -> None:
         """Arranca el proceso: una bifurcación, si este ya es caliente."""
         pairs = [Pipe(duplex=False) for _ in range(5)]
         (requests, self.requests), (answers, self.answers) = pairs[:2]
@@ -73,9 +73,14 @@ class CellProcess:
         ours = [self.requests, self.answers, self.messages, out_r, err_r]
         make, spare = (get_context("fork"), ours) if is_warm() else (warm_context(self.modules), [])
         self.process = make.Process(target=run_cells, args=(*theirs, self.env, os.getcwd(), arguments, spare), daemon=True)
-        self.process.start()
-        for pipe in theirs:
-            pipe.close()
+        self.process.patience, self.died = timeout, None
+        try:
+            self.process.start()
+        except TimeoutError:
+            raise RuntimeError(f"Kernel didn't respond in {timeout} seconds") from None
+        finally:
+            for pipe in theirs:
+                pipe.close()
 
     def client(self) -> "CellProcess":
         """Él mismo."""
@@ -117,8 +122,11 @@ class CellProcess:
         return self.info["msg_id"]
 
     def is_alive(self) -> bool:
-        """Si el proceso sigue vivo."""
-        return self.process.is_alive()
+        """Si el proceso sigue vivo; tras morir hay un momento para recoger lo último que escribió."""
+        if self.process.is_alive():
+            return True
+        self.died = self.died or monotonic()
+        return monotonic() - self.died < 2 * WINDOW
 
     def execute(self, code: str, store_history: bool = True, stop_on_error: bool = True) -> str:
         """Pide que se ejecute una celda; devuelve el identificador de la petición."""
@@ -194,8 +202,10 @@ class CellProcess:
         os.kill(self.info["content"]["pid"], signal.SIGINT)
 
     def shutdown_kernel(self, now: bool = False) -> None:
-        """Acaba con el proceso."""
-        self.process.kill()
+        """Acaba con el proceso sin esperar a nada."""
+        if self.process is not None and self.process._popen is not None:
+            self.process.kill()
+            self.process.join()
 
     def stop_channels(self) -> None:
         """Las tuberías se cierran en `close`."""
@@ -203,14 +213,10 @@ class CellProcess:
     cleanup_resources = stop_channels
 
     def close(self) -> None:
-        """Acaba con el proceso: le deja unos segundos para lo suyo (`atexit`) y no más."""
-        if self.process is None:
-            return
+        """Despide al proceso: le deja unos segundos para lo suyo (`atexit`) y no más."""
         self.requests.close()
         self.process.join(5)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        self.shutdown_kernel()
 
 # %% ../nbs/6_trabajos/05_cells.ipynb #c008
 class _Replies:

@@ -8,6 +8,7 @@ __all__ = ['PipeSession', 'DirectStream', 'CellApp', 'run_cells']
 # %% ../nbs/6_trabajos/05_shell.ipynb #c002
 import asyncio
 import atexit
+import faulthandler
 import io
 import os
 import signal
@@ -38,7 +39,7 @@ class PipeSession(Session):
     """Una sesión de Jupyter cuyos mensajes van por una tubería; espera a que el otro lado los haya recogido."""
 
     def __init__(self, pipe: Connection, answers: Connection, **kwargs: Any) -> None:
-        super().__init__(key=b"", **kwargs)
+        super().__init__(key=b"pipe", **kwargs)
         self.pipe, self.answers, self.lock, self.sent = pipe, answers, threading.RLock(), 0
 
     def send(self, stream, msg_or_type, content=None, parent=None, ident=None, buffers=None, track=False, header=None, metadata=None):  # noqa: ANN001, ANN201
@@ -156,7 +157,8 @@ def _become_main(out: Connection, err: Connection, env: dict[str, str], cwd: str
     sys.path[:] = [path for path in SYS_PATH if path]
     sys.argv = [str(Path(ipykernel.__file__).parent.with_name("ipykernel_launcher.py"))]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    process._current_process, process._parent_process = _MAIN, None
+    faulthandler.enable(2, all_threads=False)
+    process._current_process, process._parent_process, _MAIN.name = _MAIN, None, "MainProcess"
     set_start_method(None, force=True)
 
 # %% ../nbs/6_trabajos/05_shell.ipynb #c011

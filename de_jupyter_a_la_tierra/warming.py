@@ -13,6 +13,8 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import connection, context, forkserver, popen_forkserver, process, reduction, spawn, util
 from typing import Any
@@ -83,6 +85,18 @@ def _find_server(modules: tuple[str, ...]) -> forkserver.ForkServer:
     return server
 
 # %% ../nbs/6_trabajos/04_warming.ipynb #c010
+@contextmanager
+def _environ(name: str, value: str) -> Iterator[None]:
+    """Una variable de entorno que solo falta mientras arranca el servidor."""
+    missing = name not in os.environ
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if missing:
+            del os.environ[name]
+
+# %% ../nbs/6_trabajos/04_warming.ipynb #c011
 class _WarmPopen(popen_forkserver.Popen):
     """Cómo se lanza un proceso desde el servidor de su contexto, sin volver a ejecutar el programa principal."""
 
@@ -99,31 +113,35 @@ class _WarmPopen(popen_forkserver.Popen):
             reduction.dump(process_obj, parcel)
         finally:
             context.set_spawning_popen(None)
-        with _LOCK:
-            missing = "MPLBACKEND" not in os.environ
-            os.environ.setdefault("MPLBACKEND", INLINE)
-            try:
-                self.sentinel, data = self._server.connect_to_new_process(self._fds)
-            finally:
-                if missing:
-                    del os.environ["MPLBACKEND"]
-        rope = os.dup(data)
-        self.finalizer = util.Finalize(self, util.close_fds, (rope, self.sentinel))
+        try:
+            self._send(parcel, process_obj.patience)
+        except (EOFError, ConnectionError):  # el servidor murió: algo de lo que importaba lo tumbó
+            self._server.set_forkserver_preload(list(BASE))
+            self._send(parcel, process_obj.patience)
+
+    def _send(self, parcel: io.BytesIO, patience: float | None) -> None:
+        """Manda el encargo al servidor y espera a saber qué proceso se ocupa de él."""
+        with _LOCK, _environ("MPLBACKEND", INLINE):
+            self.sentinel, data = self._server.connect_to_new_process(self._fds)
+        self.finalizer = util.Finalize(self, util.close_fds, (os.dup(data), self.sentinel))
         with open(data, "wb") as pipe:
             pipe.write(parcel.getbuffer())
+        if not connection.wait([self.sentinel], patience):
+            self.finalizer()
+            raise TimeoutError(f"El proceso caliente no está listo tras {patience} s.")
         self.pid = forkserver.read_signed(self.sentinel)
 
     def kill(self) -> None:
         """Lo mismo que `terminate`: es el guardián quien mata de verdad, y a todos."""
         self.terminate()
 
-# %% ../nbs/6_trabajos/04_warming.ipynb #c011
+# %% ../nbs/6_trabajos/04_warming.ipynb #c012
 class WarmProcess(context.ForkServerProcess):
     """Un proceso que nace caliente y con guardián: al acabar, o si muere quien lo encargó, no queda nada suyo vivo."""
 
     def __init__(self, *args: Any, server: forkserver.ForkServer | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **{"daemon": True, **kwargs})
-        self.server = server
+        self.server, self.patience = server, None  # y lo que se espera a que arranque, en segundos
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "server": None}
@@ -158,7 +176,7 @@ class WarmProcess(context.ForkServerProcess):
         _warm = True
         super().run()
 
-# %% ../nbs/6_trabajos/04_warming.ipynb #c012
+# %% ../nbs/6_trabajos/04_warming.ipynb #c013
 def _prctl(option: int, value: int) -> None:
     """Pide algo al núcleo de Linux; en otros sistemas no hace nada."""
     import ctypes
@@ -166,7 +184,7 @@ def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
-# %% ../nbs/6_trabajos/04_warming.ipynb #c013
+# %% ../nbs/6_trabajos/04_warming.ipynb #c014
 def _follow(guardian: int) -> None:
     """El que trabaja: sesión propia, para poder acabar con todo su grupo, y muere si muere su guardián."""
     os.setsid()
@@ -174,7 +192,7 @@ def _follow(guardian: int) -> None:
     if os.getppid() != guardian:
         os._exit(1)
 
-# %% ../nbs/6_trabajos/04_warming.ipynb #c014
+# %% ../nbs/6_trabajos/04_warming.ipynb #c015
 def _watch(child: int, lifeline: int) -> None:
     """El guardián: espera a que acabe el que trabaja o a que desaparezca quien lo encargó, y no deja nada vivo."""
     _prctl(36, 1)  # los huérfanos de abajo pasan a ser suyos
@@ -203,7 +221,7 @@ def _watch(child: int, lifeline: int) -> None:
         os.kill(os.getpid(), -code)
     os._exit(code & 0xFF)
 
-# %% ../nbs/6_trabajos/04_warming.ipynb #c015
+# %% ../nbs/6_trabajos/04_warming.ipynb #c016
 def _end_all(child: int, status: int | None) -> int:
     """Mata el grupo del que trabajaba y a cuantos descendientes queden; devuelve cómo acabó él."""
     import psutil
@@ -226,7 +244,7 @@ def _end_all(child: int, status: int | None) -> int:
             if done == child:
                 status = found
 
-# %% ../nbs/6_trabajos/04_warming.ipynb #c016
+# %% ../nbs/6_trabajos/04_warming.ipynb #c017
 class WarmContext(context.ForkServerContext):
     """Un contexto de `multiprocessing` cuyos procesos nacen con unos módulos ya importados."""
 
@@ -237,7 +255,7 @@ class WarmContext(context.ForkServerContext):
         """Un proceso, como los de `multiprocessing`."""
         return WarmProcess(*args, server=_find_server(self.modules), **kwargs)
 
-# %% ../nbs/6_trabajos/04_warming.ipynb #c017
+# %% ../nbs/6_trabajos/04_warming.ipynb #c018
 def warm_context(
     modules: list[str],  # lo que ha de estar importado; se suele sacar de `find_imports`
 ) -> WarmContext:
