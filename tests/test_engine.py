@@ -1,5 +1,7 @@
 """El motor «tierra»: las mismas salidas que el de siempre, y qué pasa cuando algo muere, tarda o necesita un núcleo."""
+import json
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
-from de_jupyter_a_la_tierra.warming import warm_context
+from de_jupyter_a_la_tierra.warming import find_imports, warm_context
 
 NBS = Path(__file__).parent.parent / "nbs"
 PAPERMILL = Path(sys.executable).with_name("papermill")
@@ -160,3 +163,150 @@ def test_a_cell_that_takes_too_long(tmp_path) -> None:
         run(notebook, tmp_path / "lenta.ipynb", execution_timeout=1)
     assert time.monotonic() - start < 20
     assert summarize(nbformat.read(tmp_path / "lenta.ipynb", 4).cells[-1])["stdout"] == "sí\n"
+
+
+def test_the_command_keeps_its_options(tmp_path) -> None:
+    nbformat.write(build("import os, sys\nprint(name, other, os.path.basename(os.getcwd()))\nprint('¡ay!', file=sys.stderr)"), tmp_path / "in.ipynb")
+    (tmp_path / "valores.yaml").write_text("name: Micifú\n", encoding="utf-8")
+    (tmp_path / "aparte").mkdir()
+    done = subprocess.run(
+        [
+            PAPERMILL, "--engine", "tierra", "in.ipynb", "out.ipynb", "-f", "valores.yaml", "-y", "other: [1, 2]", "--cwd", "aparte",
+            "--log-output", "--stdout-file", tmp_path / "salida.txt", "--stderr-file", tmp_path / "errores.txt", "--progress-bar", "--execution-timeout", "60",
+            "--autosave-cell-every", "1", "--start-timeout", "120",
+        ],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Micifú [1, 2] aparte" in done.stderr and "¡ay!" in done.stderr and "Executing: 100%" in done.stderr
+    assert (tmp_path / "salida.txt").read_text(encoding="utf-8") == "Micifú [1, 2] aparte\n"
+    assert (tmp_path / "errores.txt").read_text(encoding="utf-8") == "¡ay!\n"
+    notebook = nbformat.read(tmp_path / "out.ipynb", 4)
+    assert summarize(notebook.cells[-1])["stdout"] == "Micifú [1, 2] aparte\n"
+    assert {"start_time", "end_time", "duration"} <= set(notebook.metadata.papermill)
+
+
+@pytest.fixture
+def busy(tmp_path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """Papermill a mitad de una celda que no acaba y que ha lanzado un proceso aparte; y todos los suyos."""
+    code = "import os, subprocess, time\nsubprocess.Popen(['sleep', '600'], start_new_session=True)\nopen('en-marcha', 'w').close()\ntime.sleep(600)"
+    nbformat.write(build("print('hecho')", code), tmp_path / "in.ipynb")
+    runner = subprocess.Popen(
+        [PAPERMILL, "--engine", "tierra", "--no-progress-bar", "in.ipynb", "out.ipynb"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    wait_for(lambda: (tmp_path / "en-marcha").exists() or runner.poll() is not None)
+    family = psutil.Process(runner.pid).children(recursive=True)
+    assert len(family) >= 5, family  # el rastreador, el proceso caliente, el guardián, el de las celdas y su «sleep»
+    yield runner, family
+    for process in family:
+        if process.is_running():
+            process.kill()
+    runner.kill()
+    runner.communicate()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Espera a que pase algo, con un límite."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Si un proceso ya no hace nada."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path, busy) -> None:
+    runner, family = busy
+    runner.send_signal(signal.SIGINT)
+    printed, _ = runner.communicate(timeout=30)
+    assert runner.returncode != 0
+    assert "Task was destroyed" not in printed
+    wait_for(lambda: all(map(is_gone, family)))
+    assert summarize(nbformat.read(tmp_path / "out.ipynb", 4).cells[-2])["stdout"] == "hecho\n"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_killing_the_runner_leaves_nothing_behind(busy, sent) -> None:
+    runner, family = busy
+    runner.send_signal(sent)
+    runner.communicate(timeout=30)
+    wait_for(lambda: all(map(is_gone, family)))
+
+
+def test_killing_the_guardian_too(busy) -> None:
+    runner, family = busy
+    guardian = next(process for process in family if any("sleep" in child.name() for child in process.children(recursive=True)))
+    guardian = next(child for child in guardian.children() if child.children(recursive=True))
+    guardian.kill()
+    printed, _ = runner.communicate(timeout=30)
+    assert runner.returncode != 0 and "Kernel died" in printed
+
+
+@pytest.mark.parametrize(("source", "kernel", "why"), [
+    ("import ipywidgets_de_mentira", "python3", None),
+    ("1 + 1", "python3", None),
+    ("1 + 1", "otro", "que aquí no existe"),
+    ("1 + 1", "raro", "que no es de Python"),
+    ("1 + 1", "ajeno", "que es el de otro entorno"),
+])
+def test_when_a_kernel_is_needed(tmp_path, monkeypatch, source, kernel, why) -> None:
+    from de_jupyter_a_la_tierra.engine import explain_need
+
+    for name, argv in {"raro": ["/bin/sh", "-c"], "ajeno": ["/bin/sh", "-m", "ipykernel_launcher"]}.items():
+        (tmp_path / "kernels" / name).mkdir(parents=True)
+        spec = {"argv": argv, "display_name": name, "language": "python"}
+        (tmp_path / "kernels" / name / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    reason = explain_need(find_imports(build(source)), kernel)
+    assert reason is None if why is None else why in reason
+
+
+def test_the_usual_engine_takes_over(tmp_path, monkeypatch, caplog) -> None:
+    (tmp_path / "ipywidgets.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    caplog.set_level(logging.WARNING, logger="papermill")
+    notebook = run(build("import ipywidgets, os\nprint(os.environ['JPY_PARENT_PID'] != '')"), tmp_path / "out.ipynb")
+    assert summarize(notebook.cells[-1])["stdout"] == "True\n"
+    assert "usa ipywidgets" in caplog.text and "motor de siempre" in caplog.text
+
+
+def execute(source: Path, output: Path, **options) -> int:
+    """Ejecuta una libreta en un proceso caliente, como hace un lote; devuelve cómo acabó."""
+    process = warm_context([]).Process(
+        target=papermill.execute_notebook, args=(str(source), str(output)),
+        kwargs={"engine_name": "tierra", "progress_bar": False}, **options,
+    )
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def test_many_at_once_from_threads(tmp_path) -> None:
+    nbformat.write(build("import os, multiprocessing\nos.getpid(), multiprocessing.parent_process()"), tmp_path / "in.ipynb")
+    outputs = [tmp_path / f"{number}.ipynb" for number in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(lambda output: execute(tmp_path / "in.ipynb", output), outputs))
+    assert codes == [0] * len(outputs)
+    shown = {nbformat.read(output, 4).cells[-1].outputs[0].data["text/plain"] for output in outputs}
+    assert len(shown) == len(outputs) and all(text.endswith(", None)") for text in shown)
+
+
+def test_from_a_daemonic_process(tmp_path) -> None:
+    """Así hace Dask sus obreros, y `multiprocessing` no les deja tener hijos."""
+    nbformat.write(build("print(name)"), tmp_path / "in.ipynb")
+    config = multiprocessing.process.current_process()._config
+    config["daemon"] = True
+    try:
+        assert execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb") == 0
+        assert config["daemon"]
+    finally:
+        del config["daemon"]
+    assert summarize(nbformat.read(tmp_path / "out.ipynb", 4).cells[-1])["stdout"] == "Ana\n"
