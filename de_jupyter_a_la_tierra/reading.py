@@ -167,16 +167,17 @@ def check_bad_share(
     n_rows: int,  # filas leídas en total
     max_bad_share: float,  # parte de filas que se tolera, entre 0 y 1
     first: Mapping[str, Any],  # la primera celda de la cuarentena
+    place: str = "",  # dónde está la cuarentena, si se sabe
 ) -> None:
     """Lanza `WorkError` si las filas apartadas pasan del límite o si no queda ninguna buena."""
     if n_bad <= max_bad_share * n_rows and n_bad < n_rows:
         return
     share = f"{100 * n_bad / n_rows:.1f}".replace(".", ",")
-    where = f" de «{first['file']}»" if "file" in first else ""
+    where, there = (f" de «{first['file']}»" if "file" in first else ""), (f", «{place}»" if place else "")
     raise WorkError(
         f"Filas ilegibles: {n_bad} de {n_rows} ({share} %); el límite es el {100 * max_bad_share:g} % "
         f"(parámetro max_bad_share). La primera: línea {first['line']}{where}, columna "
-        f"«{first['column']}», «{first['value']}» {first['reason']}. Están todas en la cuarentena."
+        f"«{first['column']}», «{first['value']}» {first['reason']}. Están todas en la cuarentena{there}."
     )
 
 # %% ../nbs/2_kedro/05_reading.ipynb #c030
