@@ -16,7 +16,9 @@ from time import monotonic
 from typing import Any
 
 # %% ../nbs/6_trabajos/05_cells.ipynb #c003
+import nbformat
 from jupyter_client.session import Session
+from nbformat.v4 import new_notebook
 from papermill.log import logger
 
 # %% ../nbs/6_trabajos/05_cells.ipynb #c004
@@ -24,6 +26,7 @@ from .shell import run_cells
 from .warming import is_warm, warm_context
 
 # %% ../nbs/6_trabajos/05_cells.ipynb #c005
+nbformat.validate(new_notebook())  # la primera vez compila el esquema: que sea antes de bifurcarse
 WINDOW = 0.2  # segundos que se juntan los trozos de una salida antes de apuntarlos, como hace ipykernel
 
 # %% ../nbs/6_trabajos/05_cells.ipynb #c006
