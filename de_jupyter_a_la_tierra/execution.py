@@ -57,11 +57,11 @@ def _seal(text: str, payload: dict[str, Any], result: dict[str, Any]) -> dict[st
     told = {name: value for name, value in result.items() if name not in ("notebook", "returned", "ename")}
     notebook["metadata"]["tierra"] = {"job": payload["name"], "run_id": payload["env"].get("MLFLOW_RUN_ID", ""), **told}
     notebook["metadata"].setdefault("papermill", {}).update(input_path=payload["source"], output_path=payload["output"])
-    for cell in notebook["cells"]:
-        known = cell["metadata"].get("papermill", {})
-        if known.get("status") == "running" and result["error"]:
-            known.update(status="failed", exception=True)
-            cell["outputs"].append({"output_type": "error", "ename": "WorkError", "evalue": result["error"], "traceback": [result["error"]]})
+    begun = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["metadata"].get("papermill", {}).get("start_time")]
+    if begun and result["error"] and not any(output["output_type"] == "error" for cell in begun for output in cell["outputs"]):
+        begun[-1]["metadata"]["papermill"].update(status="failed", exception=True)
+        said = {"output_type": "error", "ename": "WorkError", "evalue": result["error"], "traceback": [result["error"]]}
+        begun[-1]["outputs"].append(said)
     return notebook
 
 # %% ../nbs/6_trabajos/07_execution.ipynb #c010
