@@ -132,6 +132,8 @@ def _run_batch(project: Any, notebook: Path, values: dict[str, Any], asked: dict
     folder = asked["out"] or project.root / "data/08_reporting/jobs" / notebook.stem
     plan = plan_batch(read_parameters(notebook), values, parse_grid(list(asked["grid"])), asked["table"])
     numbered = identify_jobs(notebook, plan, Path.cwd(), find_inputs(asked["inputs"]))
+    if repeated := len(plan) - len(numbered):
+        click.echo(f"Trabajos repetidos: {repeated}; cada uno se hace una sola vez.", err=True)
     try:
         with _open_executor(asked["scheduler"], asked["tls"], asked["workers"]) as (executor, slots), show_progress(slots) as view:
             summary = run_batch(project, notebook, numbered, folder, executor, policy, view)

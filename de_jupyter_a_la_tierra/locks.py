@@ -32,6 +32,8 @@ def lock_batch(
     patience: float = 30.0,  # cuánto se espera a que acaben de morir los procesos de quien lo tuvo antes, en segundos
 ) -> Iterator[Path]:  # el cerrojo que comparten los procesos de este lote
     """Impide que dos órdenes trabajen a la vez en un lote; la segunda recibe un `UsageError`."""
+    if Path(folder).is_file():
+        raise UsageError(f"«{folder}» es un fichero, y un lote necesita una carpeta: elige otra con --out.")
     guard, deadline = Path(folder) / "jobs.lock", time.monotonic() + patience
     with explain_os_errors("preparar el lote", folder):
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ def find_runs(folder: Path) -> list[dict[str, str]]:
     """Las ejecuciones vivas de MLflow que son de un trabajo: identificador, estado y clave."""
     query = "select run_uuid, status, tags.value from runs join tags using (run_uuid) where lifecycle_stage = 'active' and tags.key = ?"
     with closing(sqlite3.connect(folder / "mlflow.db")) as base:
-        return [dict(zip(("id", "status", "key"), row)) for row in base.execute(query, ["tierra.job.key"])]
+        return [dict(zip(("id", "status", "key"), row, strict=True)) for row in base.execute(query, ["tierra.job.key"])]
 
 
 def test_exactly_once(folder, tierra):

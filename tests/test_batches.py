@@ -1,0 +1,392 @@
+"""Los lotes por la puerta de la terminal: lo mal pedido, lo que falla, lo que se interrumpe y lo que sigue."""
+import io
+import json
+import os
+import pty
+import re
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing, nullcontext, suppress
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from de_jupyter_a_la_tierra.batches import LocalExecutor, Policy, run_batch
+from de_jupyter_a_la_tierra.cli_jobs import jobs
+from de_jupyter_a_la_tierra.errors import TierraError, UsageError
+from de_jupyter_a_la_tierra.ledger import Entry, read_ledger
+from de_jupyter_a_la_tierra.locks import lock_batch
+from de_jupyter_a_la_tierra.planning import identify_jobs, plan_batch
+from de_jupyter_a_la_tierra.project import Project, find_project
+
+PARAMETERS = """
+n: int = 1  # un número, [0, 100]
+what: str = "square"  # qué se hace con él; uno de: square, fail, hang, grow, die, once
+path: str = ""  # un fichero de entrada
+"""
+SOURCE = """
+import os
+import time
+from pathlib import Path
+from de_jupyter_a_la_tierra.outcomes import hand_back
+
+print(f"empieza {n}")
+if what == "fail":
+    raise ValueError("no puede ser")
+if what == "hang":
+    time.sleep(600)
+if what == "grow":
+    ballast = bytearray(b"x") * (1 << 30)
+    time.sleep(600)
+if what == "die":
+    os.kill(os.getpid(), 9)
+if what == "once" and not Path(f"once-{n}").exists():
+    Path(f"once-{n}").touch()
+    raise ValueError("la primera vez, no")
+"""
+
+
+def write_notebook(path: Path, title: str = "# Un número", source: str = SOURCE) -> Path:
+    """Una libreta que, según se le pida, hace una cuenta, falla, se cuelga, engorda o muere."""
+    cells = [
+        new_markdown_cell(title), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(source),
+        new_code_cell("hand_back(square=n ** 2)"),
+    ]
+    notebook = new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def executor():
+    """Dos procesos a la vez, los mismos para todo lo que se prueba sin terminal."""
+    with LocalExecutor(2) as executor:
+        yield executor
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    """Un proyecto sin MLflow, con su libreta."""
+    write_notebook(tmp_path / "number.ipynb")
+    return Project(tmp_path, "numbers", tmp_path / "conf", installed=False)
+
+
+@pytest.fixture
+def batch(project, monkeypatch) -> Callable[..., tuple]:
+    """Hace un lote con los valores que se digan y devuelve lo que salió y el libro."""
+    monkeypatch.chdir(project.root)
+
+    def run(*values: dict, executor=2, **policy):
+        notebook = project.root / "number.ipynb"
+        summary = run_batch(project, notebook, identify_jobs(notebook, list(values), project.root), project.root / "lote", executor, Policy(**policy))
+        return summary, read_ledger(project.root / "lote")
+
+    return run
+
+
+def read_copy(project: Project, entry: Entry) -> nbformat.NotebookNode:
+    """La libreta ejecutada de un trabajo, comprobada."""
+    notebook = nbformat.read(project.root / "lote" / entry.notebook, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+# --- Lo que puede pasarle a un trabajo ------------------------------------------------------------------------------
+
+
+def test_one_of_each(project, batch):
+    """Uno sale bien y los otros fallan cada uno a su manera: todos dejan su copia y su razón, y ninguno para a los demás."""
+    asked = ("square", "fail", "hang", "grow", "die")
+    summary, entries = batch(*({"n": 7, "what": what} for what in asked), timeout=6, memory=700)
+    assert (summary.done, summary.failed, summary.left) == (1, 4, 0)
+    assert [entry.status for entry in entries] == ["done"] + ["failed"] * 4
+    reasons = ("", "ValueError: no puede ser", "no había terminado a los 6 s", "pasó de los 700 MiB", "ha muerto a mitad")
+    assert all(reason in entry.error for entry, reason in zip(entries, reasons, strict=True))
+    assert entries[0].returned == {"square": 49} and entries[0].parameters == {"n": 7, "what": "square"}
+    assert entries[3].peak_memory_mb > 700 > entries[0].peak_memory_mb > 10
+    assert 6 < entries[2].seconds < 16 and entries[0].attempts == 1
+    for entry, what in zip(entries, asked, strict=True):
+        copy = read_copy(project, entry)
+        assert "empieza 7" in json.dumps(copy) and copy.metadata.tierra.key == entry.key
+        assert any(output.output_type == "error" for cell in copy.cells for output in cell.get("outputs", [])) == (what != "square")
+    hung = [output.ename for cell in read_copy(project, entries[2]).cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    assert "KeyboardInterrupt" in hung  # se sabe dónde estaba
+
+
+def test_retries(batch):
+    """Lo que falla se repite las veces que se pida, y la siguiente orden lo intenta otra vez; lo hecho, nunca."""
+    summary, entries = batch({"n": 1, "what": "once"}, {"n": 2, "what": "fail"}, retries=1)
+    assert (summary.done, summary.failed) == (1, 1)
+    assert [(entry.status, entry.attempts) for entry in entries] == [("done", 2), ("failed", 2)]
+    summary, entries = batch({"n": 1, "what": "once"}, {"n": 2, "what": "fail"})
+    assert (summary.kept, summary.failed) == (1, 1) and [entry.attempts for entry in entries] == [2, 3]
+
+
+def test_fail_fast(batch):
+    """Al primer fallo se para lo que esté en marcha, y lo demás queda esperando a que se repita la orden."""
+    summary, entries = batch({"n": 1, "what": "fail"}, *({"n": n, "what": "hang"} for n in range(2, 6)), fail_fast=True)
+    assert (summary.failed, summary.left) == (1, 4)
+    assert [entry.status for entry in entries] == ["failed"] + ["pending"] * 4
+
+
+def test_runs_on_any_executor(project, batch, executor):
+    """El lote solo pide un `Executor`: este ya estaba abierto, y son dos hilos."""
+    summary, _ = batch({"n": 3}, {"n": 4}, executor=executor)
+    assert summary.done == 2
+
+
+# --- Qué es el mismo trabajo ------------------------------------------------------------------------------------------
+
+
+def test_what_makes_another_job(project, monkeypatch):
+    """El código, los valores, los ficheros de entrada y las versiones hacen otro trabajo; la prosa y las salidas, no."""
+    monkeypatch.chdir(project.root)
+    notebook, data = project.root / "number.ipynb", project.root / "data.csv"
+    data.write_text("a,b\n")
+
+    def key(**values) -> str:
+        [found] = identify_jobs(notebook, [values], project.root)
+        return found
+
+    first, with_file = key(n=2), key(n=2, path="data.csv")
+    assert len({first, with_file, key(n=3), key(n=2, what="fail")}) == 4
+    assert key(n=2, what="square") == first and key(what="square", n=2) == first
+    data.write_text("a,b,c\n")
+    assert key(n=2) == first and key(n=2, path="data.csv") != with_file
+    write_notebook(notebook, title="# Otra prosa")
+    assert key(n=2) == first
+    [declared] = identify_jobs(notebook, [{"n": 2}], project.root, [data])
+    assert declared != first
+    write_notebook(notebook, source=SOURCE + "# otra línea")
+    changed = key(n=2)
+    assert changed != first
+    monkeypatch.setattr("de_jupyter_a_la_tierra.planning.hash_versions", lambda: "otras")
+    assert key(n=2) != changed
+
+
+def test_a_changed_notebook_is_run_again(project, batch):
+    """Al cambiar el código se hacen todos otra vez; al deshacer el cambio, los de antes siguen hechos."""
+    batch({"n": 1}, {"n": 2})
+    write_notebook(project.root / "number.ipynb", source=SOURCE + "# otra línea")
+    assert batch({"n": 1}, {"n": 2})[0].done == 2
+    write_notebook(project.root / "number.ipynb")
+    summary, entries = batch({"n": 1}, {"n": 2}, {"n": 3})
+    assert (summary.done, summary.kept) == (1, 2) and [entry.returned["square"] for entry in entries] == [1, 4, 9]
+
+
+def test_a_lost_copy_is_done_again_and_a_lost_ledger_is_not(project, batch):
+    """La copia es la verdad: si se borra, se repite; si se pierde el libro, se recompone con ellas."""
+    _, entries = batch({"n": 1}, {"n": 2})
+    (project.root / "lote" / entries[0].notebook).unlink()
+    assert batch({"n": 1}, {"n": 2})[0].done == 1
+    (project.root / "lote/batch.db").unlink()
+    summary, again = batch({"n": 1}, {"n": 2})
+    assert summary.kept == 2 and [entry.returned for entry in again] == [{"square": 1}, {"square": 4}]
+
+
+# --- Lo mal pedido ----------------------------------------------------------------------------------------------------
+
+BAD = {  # la orden → código de salida y parte de la frase
+    "unknown job": (["entrena"], 2, "No existe el trabajo «entrena»"),
+    "unknown path": (["nada.ipynb"], 2, "No existe la libreta «nada.ipynb»"),
+    "not a notebook": (["broken.ipynb"], 2, "no es una libreta de Jupyter"),
+    "unknown parameter": (["number.ipynb", "-p", "m=3"], 2, "No existe el parámetro «m»."),
+    "unknown in the grid": (["number.ipynb", "--grid", "wat=square,fail"], 2, "¿Querías decir «what»?"),
+    "wrong type": (["number.ipynb", "-p", "n", "muchos"], 2, "ha de ser un número entero, y es 'muchos'"),
+    "out of range": (["number.ipynb", "--grid", "n=1,101"], 2, "ha de estar en [0, 100], y es 101"),
+    "not a choice": (["number.ipynb", "-p", "what=sqare"], 2, "¿Querías decir «square»?"),
+    "not a grid": (["number.ipynb", "--grid", "n"], 2, "no es una rejilla: se escribe clave=valor"),
+    "given twice": (["number.ipynb", "-p", "n=1", "--grid", "n=1,2"], 2, "«n» se da dos veces"),
+    "no file of values": (["number.ipynb", "-f", "nada.yml"], 2, "No se pueden leer los parámetros de «nada.yml»"),
+    "no table": (["number.ipynb", "--table", "nada.csv"], 2, "No existe el fichero «nada.csv»"),
+    "odd table": (["number.ipynb", "--table", "number.ipynb"], 2, "ha de acabar en .csv, .jsonl o .parquet"),
+    "bad row": (["number.ipynb", "--table", "runs.csv"], 2, "En «runs.csv», línea 3: El parámetro «n»"),
+    "bad line": (["number.ipynb", "--table", "runs.jsonl"], 2, "En «runs.jsonl», línea 2: hace falta un objeto de JSON"),
+    "lost input": (["number.ipynb", "--input", "nada/*.csv"], 2, "--input «nada/*.csv» no encuentra ningún fichero"),
+    "two outputs": (["number.ipynb", "-o", "a.ipynb", "--out", "lote"], 2, "-o es para un trabajo suelto"),
+    "odd address": (["number.ipynb", "--scheduler", "127.0.0.1:9"], 2, "no es la dirección de un planificador"),
+    "nobody there": (["number.ipynb", "--scheduler", "tcp://127.0.0.1:9"], 1, "no contesta ningún planificador"),
+    "lost certificates": (["number.ipynb", "--out", "lote", "--tls-ca", "ca.pem"], 2, "falta --scheduler tls://"),
+    "workers of a cluster": (["number.ipynb", "--workers", "2", "--scheduler", "tcp://127.0.0.1:9"], 2, "--workers es para esta máquina"),
+    "out is a file": (["number.ipynb", "--out", "runs.csv"], 2, "es un fichero, y un lote necesita una carpeta"),
+    "busy folder": (["number.ipynb", "--out", "busy"], 2, "Otra orden está trabajando en el lote «busy»"),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Una carpeta con lo que hace falta para pedir mal las cosas."""
+    place = tmp_path_factory.mktemp("bad")
+    write_notebook(place / "number.ipynb")
+    (place / "broken.ipynb").write_text("{}")
+    (place / "runs.csv").write_text("n\n3\nmuchos\n")
+    (place / "runs.jsonl").write_text('{"n": 1}\n[1]\n')
+    return place
+
+
+@pytest.mark.parametrize(("args", "code", "says"), BAD.values(), ids=BAD)
+def test_bad_calls(place, monkeypatch, args, code, says):
+    """Lo mal pedido se dice en una frase y con su código, antes de que empiece nada."""
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    with lock_batch(place / "busy") if "busy" in args else nullcontext():
+        error = CliRunner().invoke(jobs, ["run", *args]).exception
+    assert isinstance(error, TierraError) and error.exit_code == code and says in str(error)
+    assert not re.search(r"\n|Traceback|Errno", str(error))
+    assert [path for path in sorted(place.rglob("*")) if path not in before and "busy" not in str(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["number.ipynb", "--workers", "0"], "--workers"),
+        (["number.ipynb", "--timeout", "-1"], "--timeout"),
+        (["number.ipynb", "--engine", "otro"], "--engine"),
+        ([], "LIBRETA"),
+        (["number.ipynb", "-p", "n"], "-p"),
+    ],
+    ids=["no workers", "negative", "engine", "nothing", "half a parameter"],
+)
+def test_bad_options(place, monkeypatch, args, says):
+    """Y lo que no pasa de las opciones lo para Click, también con 2."""
+    monkeypatch.chdir(place)
+    done: Result = CliRunner().invoke(jobs, ["run", *args])
+    assert done.exit_code == 2 and says in done.output
+
+
+def test_reading_a_folder_without_a_batch(place, monkeypatch):
+    """`table` y `report` de una carpeta cualquiera, en una frase."""
+    monkeypatch.chdir(place)
+    for order in ("table", "report"):
+        error = CliRunner().invoke(jobs, [order, "nada"]).exception
+        assert isinstance(error, UsageError) and "nada" in str(error)
+
+
+# --- Por la terminal --------------------------------------------------------------------------------------------------
+
+
+def find_runs(folder: Path) -> list[tuple[str, str]]:
+    """Identificador y estado de las ejecuciones vivas de MLflow que son de un trabajo."""
+    query = "select run_uuid, status from runs join tags using (run_uuid) where lifecycle_stage = 'active' and tags.key = 'tierra.job'"
+    with closing(sqlite3.connect(folder / "mlflow.db")) as base:
+        return base.execute(query).fetchall()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Una carpeta con la libreta, que con el paquete instalado ya es un proyecto con MLflow."""
+    folder = tmp_path_factory.mktemp("batch")
+    write_notebook(folder / "number.ipynb")
+    (folder / "runs.csv").write_text("n;what\n1;square\n2;\n3;fail\n1;square\n")
+    return folder
+
+
+def test_from_the_terminal(folder, tierra):
+    """Un lote de tres con uno malo: líneas, código 1 y, en MLflow, el enlace entre trabajo, libreta y ejecución."""
+    done = tierra("jobs", "run", "number.ipynb", "--table", "runs.csv", "--out", "lote", "--workers", "2", cwd=folder)
+    assert done.returncode == 1 and "Trabajos hechos: 2" in done.stdout
+    assert "Trabajos repetidos: 1" in done.stderr
+    assert "Trabajos que fallaron: 1." in done.stderr and "La misma orden los vuelve a intentar." in done.stderr
+    assert len(re.findall(r"^\[\d/3\] (?:hecho|falló) en ", done.stderr, re.MULTILINE)) == 3 and "Traceback" not in done.stderr
+    entries = read_ledger(folder / "lote")
+    assert dict(find_runs(folder)) == {entry.run_id: {"done": "FINISHED", "failed": "FAILED"}[entry.status] for entry in entries}
+    for entry in entries:
+        notebook = nbformat.read(folder / "lote" / entry.notebook, as_version=4)
+        assert notebook.metadata.tierra.run_id == entry.run_id
+        [kept] = (folder / "mlruns").rglob(Path(entry.notebook).name)
+        assert entry.run_id in kept.parts
+    with closing(sqlite3.connect(folder / "mlflow.db")) as base:
+        assert sorted(base.execute("select key, value from metrics").fetchall()) == [("square", 1.0), ("square", 4.0)]
+        assert ("n", "3") in base.execute("select key, value from params").fetchall()
+
+
+def test_table_and_report(folder, tierra):
+    """Lo que salió, en una tabla, en un CSV y en una página."""
+    shown = tierra("jobs", "table", "lote", cwd=folder)
+    assert shown.returncode == 0 and "square" in shown.stdout and "failed" in shown.stdout
+    assert tierra("jobs", "table", "lote", "--csv", "tabla.csv", cwd=folder).returncode == 0
+    assert len((folder / "tabla.csv").read_text().splitlines()) == 4
+    told = tierra("jobs", "report", "lote", cwd=folder)
+    [page] = re.findall(r"Informe +(\S+\.html)", told.stdout)
+    assert "no puede ser" in (folder / page).read_text()
+
+
+def test_ctrl_c(folder, tierra):
+    """Ctrl-C: 130, la orden para seguir, ningún proceso suelto y ninguna ejecución a medias."""
+    command = [tierra.path, "jobs", "run", "number.ipynb", "--grid", "n=1,2,3", "-p", "what=hang", "--out", "parado", "--workers", "2"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True) as runner:
+        while sum(entry.status == "running" for entry in read_entries(folder / "parado")) < 2:
+            with suppress(subprocess.TimeoutExpired):
+                runner.wait(0.05)
+                pytest.fail(runner.stderr.read())
+        family = psutil.Process(runner.pid).children(recursive=True)
+        os.killpg(runner.pid, signal.SIGINT)
+        said = runner.stderr.read()
+    assert runner.returncode == 130 and "la misma orden sigue por donde iba" in said and "Traceback" not in said
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    assert [entry.status for entry in read_entries(folder / "parado")] == ["pending"] * 3
+    assert "RUNNING" not in [status for _, status in find_runs(folder)]
+
+
+def read_entries(folder: Path) -> list[Entry]:
+    """El libro de un lote que quizá aún no existe."""
+    with suppress(TierraError):
+        return read_ledger(folder)
+    return []
+
+
+@pytest.mark.long
+def test_a_person_sees_a_panel(folder, tierra):
+    """En una terminal, un cuadro que se repinta."""
+    ours, theirs = pty.openpty()
+    command = [tierra.path, "jobs", "run", "number.ipynb", "--grid", "n=4,5,6", "--out", "visto", "--workers", "1"]
+    with subprocess.Popen(command, cwd=folder, stderr=theirs, stdout=subprocess.DEVNULL) as runner:
+        os.close(theirs)
+        shown = io.BytesIO()
+        with suppress(OSError):  # así acaba una terminal en Linux
+            while data := os.read(ours, 4096):
+                shown.write(data)
+    assert runner.returncode == 0
+    assert "de 3 hechos" in shown.getvalue().decode() and "▸" in shown.getvalue().decode()
+
+
+@pytest.mark.long
+def test_without_mlflow_the_batch_is_done_and_noted_later(folder, tierra, monkeypatch):
+    """Con MLflow caído el lote se hace igual y lo dice; la misma orden, cuando vuelve, lo apunta sin repetirlo."""
+    order = ("jobs", "run", "number.ipynb", "--grid", "n=7,8", "--out", "solo", "--workers", "2")
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        done = tierra(*order, cwd=folder)
+    assert done.returncode == 0 and "MLflow no contesta" in done.stderr
+    assert [entry.run_id for entry in read_ledger(folder / "solo")] == ["", ""]
+    assert "y 2 ya lo estaban" in tierra(*order, cwd=folder).stdout
+    known = dict(find_runs(folder))
+    assert [known[entry.run_id] for entry in read_ledger(folder / "solo")] == ["FINISHED", "FINISHED"]
+
+
+def test_help_shows_the_parameters(place, monkeypatch):
+    """La ayuda de una libreta enseña sus parámetros, y la de todas, un ejemplo."""
+    monkeypatch.chdir(place)
+    shown = CliRunner().invoke(jobs, ["run", "number.ipynb", "--help"]).output
+    assert "Parámetros de «number»" in shown and "un número, [0, 100]" in shown
+    for order in ("list", "describe", "run", "table", "report"):
+        assert "Ejemplo: tierra jobs " in CliRunner().invoke(jobs, [order, "--help"]).output
+
+
+def test_the_plan_is_checked_whole(place, monkeypatch):
+    """Rejilla por tabla: todas las combinaciones, con su tipo."""
+    from de_jupyter_a_la_tierra.parameters import read_parameters
+
+    monkeypatch.chdir(place)
+    (place / "two.csv").write_text("n\n1\n2\n")
+    plan = plan_batch(read_parameters(place / "number.ipynb"), {}, {"what": ["square", "fail"]}, Path("two.csv"))
+    assert plan == [{"n": n, "what": what} for n in (1, 2) for what in ("square", "fail")]
+    assert find_project(place).root == place
