@@ -118,7 +118,7 @@ def _read_any(cells: pd.Series, column: Column, decimal: str) -> tuple[pd.Series
 # %% ../nbs/2_kedro/05_reading.ipynb #c022
 def _quarantine(cells: pd.Series, reasons: pd.Series) -> pd.DataFrame:
     """Las celdas que fallan: línea, columna, texto y motivo."""
-    bad = cells[reasons.index]
+    bad = cells[reasons.index] if len(reasons) else cells[:0]
     text = bad.astype("str").where(bad.notna(), "").array
     return pd.DataFrame(
         {"line": reasons.index, "column": cells.name, "value": text, "reason": reasons.array}
@@ -151,7 +151,8 @@ def read_rows(
     read, problems = {}, []
     for column in columns:
         read[column.name], reasons = _read_any(raw[column.name], column, decimal)
-        problems.append(_quarantine(raw[column.name], reasons))
+        if len(reasons) or not problems:  # la primera, aunque esté vacía, pone las columnas
+            problems.append(_quarantine(raw[column.name], reasons))
     if EXTRA in raw:
         extra = raw.loc[raw[EXTRA] != "", EXTRA]
         problems.append(_quarantine(extra, pd.Series("la fila tiene más celdas que la cabecera", extra.index)))

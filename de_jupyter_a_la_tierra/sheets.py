@@ -8,7 +8,6 @@ __all__ = ['SUFFIXES', 'PART_ROWS', 'list_files', 'ParquetSheet', 'open_sheet']
 # %% ../nbs/6_trabajos/12_sheets.ipynb #c003
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -77,8 +76,7 @@ class ParquetSheet:
             self._file = pq.ParquetFile(open_bytes(path), buffer_size=1 << 20, pre_buffer=False)
         self._metadata, self.schema = self._file.metadata, self._file.schema_arrow
         self.total, self.columns = self._metadata.num_rows, check_header(self.schema.names, path)
-        self._rows: Any = None  # lo que queda por leer del grupo en el que se está…
-        self._next = -1  # …y el número de su primera fila
+        self._next, self._left, self._rows = -1, None, iter(())  # la fila que toca, lo leído de más y lo que queda
 
     def cut(
         self,
@@ -113,14 +111,13 @@ class ParquetSheet:
         import pyarrow as pa
 
         if self._next != part.start:
-            self._rows, self._next = self._batches(part.start), part.start
+            self._left, self._rows = None, self._batches(part.start)
         batches, missing = [], part.stop - part.start
         with explain_reading(self.path):
             while missing:
-                batch = next(self._rows)
+                batch = self._left or next(self._rows)
                 batches.append(batch.slice(0, missing))
-                if batch.num_rows > missing:
-                    self._rows = chain([batch.slice(missing)], self._rows)
+                self._left = batch.slice(missing) if batch.num_rows > missing else None
                 missing -= batches[-1].num_rows
         self._next = part.stop
         table = pa.Table.from_batches(batches, self.schema).to_pandas(ignore_metadata=True)
