@@ -26,6 +26,7 @@ from .outcomes import read_outcomes, split_metrics
 from .parameters import read_parameters, read_values, to_plain
 from .project import Project
 from .runs import open_runs
+from .session import WORKSPACE
 from .supervision import Watched, ending, supervise
 from .tables import atomic_path
 from .warming import find_imports, warm_context
@@ -86,7 +87,10 @@ def attempt(
         payload["cwd"] = payload["cwd"] if Path(payload["cwd"]).is_dir() else scratch
         source, target = Path(scratch, "in.ipynb"), Path(payload.get("target") or Path(scratch, "out.ipynb"))
         ours, theirs = Pipe(duplex=False)
-        process = context.Process(target=run_errand, args=(payload, {**os.environ, **payload["env"]}, source, target, theirs))
+        env = {**os.environ, **payload["env"]}
+        if payload.get("key"):  # de un lote: lo que escriba no puede pisar lo de sus hermanos
+            env[WORKSPACE] = str(Path(scratch, "taller"))
+        process = context.Process(target=run_errand, args=(payload, env, source, target, theirs))
         with ours, ending(process):
             theirs.close()
             watched = supervise(process, ours, payload.get("timeout"), payload.get("memory"), stop, echo)

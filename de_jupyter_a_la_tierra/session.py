@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,9 @@ class Session:
         self.project = project
         self.workspace = workspace or (Path(os.environ[WORKSPACE]) if os.environ.get(WORKSPACE) else None)
         self._session = _open_session(project, params)
+        if self.workspace:  # el milisegundo de Kedro no basta: dos modelos a la vez tendrían la misma versión
+            moment = datetime.now(UTC).strftime("%Y-%m-%dT%H.%M.%S.%fZ")
+            self._session.session_id = self._session._store["session_id"] = moment
 
     @cached_property
     def context(self) -> Any:
