@@ -6,8 +6,12 @@
 __all__ = ['data', 'run', 'predict']
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #k003
+import logging
 import os
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +60,8 @@ def data(real: bool, origin_file: Path | None, rows: int, seed: int, force: bool
 def _echo_products(products: list[Any], err: bool = False) -> None:
     """Dice dónde ha quedado cada cosa."""
     for product in products:
-        click.echo(f"{product.label:<26} {os.path.relpath(product.path)}", err=err)
+        place = str(product.path)
+        click.echo(f"{product.label:<26} {place if '://' in place else os.path.relpath(place)}", err=err)
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #c014
 def _run_and_report(params: dict, pipeline: str | None = None, **options: object) -> None:
@@ -100,23 +105,71 @@ def _find_version(model: str) -> str:
 
     return resolve_model(find_project(), model).parent.name
 
+# %% ../nbs/2_kedro/29_cli_kedro.ipynb #prog01
+@contextmanager
+def _progress() -> Iterator[Callable[[float, int], None]]:
+    """A quién se le dice cuánto va: una barra si hay una persona delante y, si no, una línea cada diez segundos."""
+    last, logger = [time.monotonic()], logging.getLogger(__name__)
+
+    def tell(share: float, n_rows: int) -> None:
+        if time.monotonic() - last[0] > 10:
+            last[0] = time.monotonic()
+            logger.info("%s filas puntuadas (%.0f %%)", f"{n_rows:,}".replace(",", "."), 100 * share)
+
+    if not sys.stderr.isatty():
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Puntuando", total=1.0)
+        yield lambda share, n_rows: bar.update(task, completed=share, description=f"{n_rows:,} filas".replace(",", "."))
+
+# %% ../nbs/2_kedro/29_cli_kedro.ipynb #clus01
+def _open_cluster(scheduler: str | None, tls: dict[str, Path | None]) -> Any:
+    """Quién puntúa las partes: los workers de un planificador o, si no se da ninguno, este proceso."""
+    if scheduler is None and any(tls.values()):
+        raise UsageError("Los certificados (--tls-…) son para hablar con un planificador: falta --scheduler tls://máquina:8786.")
+    if scheduler is None:
+        return nullcontext()
+    from de_jupyter_a_la_tierra.cluster import open_executor
+
+    return open_executor(scheduler, **tls)
+
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #c017
 @click.command(epilog="Ejemplo: tierra predict comidas.csv puntuadas.csv", **COMMAND)
-@click.argument("input_file", metavar="ENTRADA", type=PATH)
-@click.argument("output_file", metavar="SALIDA", type=PATH)
+@click.argument("inputs", metavar="ENTRADA…", nargs=-1, required=True)
+@click.argument("output", metavar="SALIDA")
 @model_option
 @params_option
 @dialect_options
+@click.option("--scheduler", metavar="tcp://…", help="Un planificador de Dask que ya exista: las partes se reparten entre sus workers.")
+@click.option("--tls-ca", type=PATH, help="Con un planificador tls://, el certificado de la autoridad.")
+@click.option("--tls-cert", type=PATH, help="Ídem, el nuestro.")
+@click.option("--tls-key", type=PATH, help="Ídem, su clave.")
 def predict(
-    input_file: Path, output_file: Path, model: str | None, params: tuple[str, ...], **dialect: str
+    inputs: tuple[str, ...], output: str, model: str | None, params: tuple[str, ...], scheduler: str | None,
+    tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, **dialect: str
 ) -> None:
-    """Puntúa las comidas de un fichero.
+    """Puntúa las comidas de un fichero, o de muchos.
 
-    La SALIDA se escribe en el mismo dialecto que la ENTRADA y tiene las mismas filas, con la
-    predicción al lado. Las que no se entienden quedan sin puntuar, y el motivo va a la cuarentena.
+    La ENTRADA es un CSV o un Parquet, una carpeta, un comodín o una dirección (s3://…); puede haber varias. La SALIDA
+    tiene las mismas filas en el mismo orden, con la predicción al lado, y es un Parquet si acaba en .parquet. Las que
+    no se entienden quedan sin puntuar, y el motivo va a la cuarentena, junto a la SALIDA. Si se corta, la misma orden
+    sigue por donde iba.
     """
+    from de_jupyter_a_la_tierra.orders import Order
+    from de_jupyter_a_la_tierra.project import find_project
     from de_jupyter_a_la_tierra.session import parse_params
+    from de_jupyter_a_la_tierra.streaming import stream
 
-    files = {"input": str(input_file.absolute()), "output": str(output_file.absolute())}
-    versions = {"model": _find_version(model)} if model else None
-    _run_and_report({**parse_params(list(params)), **files, **dialect}, "prediction", load_versions=versions)
+    versions = {"model": _find_version(model)} if model else {}
+    order = Order(inputs, output, {**parse_params(list(params)), **dialect}, versions)
+    tls = {"tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}
+    with _open_cluster(scheduler, tls) as executor, _progress() as progress:
+        products, results = stream(find_project(), order, executor, progress)
+    for product in products:
+        if product.shown:
+            click.echo(f"\n{results[product.dataset].strip()}\n")
+    _echo_products(products)
