@@ -11,10 +11,12 @@ import pickle
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ from .remote import PACKAGE, check_versions, connect_scheduler, explain_remote, 
 class ClusterLost(WorkError):
     """El clúster ha dejado de estar: lo pendiente no se hará aunque se espere."""
 
+
+_CUT = "Se ha perdido la conexión con el planificador «{}»: los trabajos a medias no cuentan. Repite la orden cuando vuelva."
+_EMPTY = "El planificador «{}» se ha quedado sin workers. Repite la orden cuando los haya."
+
 # %% ../nbs/6_trabajos/10_cluster.ipynb #c008
 class ClusterExecutor(Executor):
     """Los workers de un planificador de Dask como un `Executor`; lo abre `open_executor`."""
@@ -38,14 +44,11 @@ class ClusterExecutor(Executor):
         patience: float,  # segundos que se espera sin ningún worker antes de darlo por perdido
     ):
         self._client, self._address, self._patience = client, address, patience
-        self._pending: dict[Future, Any] = {}
-        self._closed = threading.Event()
+        self._remote, self.slots = client.get_executor(pure=False), sum(client.nthreads().values())
+        self._queue: deque[tuple[Future, bytes, str]] = deque()
+        self._sent: dict[Future, Future] = {}
+        self._woken, self._closed = threading.Event(), False
         threading.Thread(target=self._watch, daemon=True, name="tierra-cluster").start()
-
-    @property
-    def slots(self) -> int:  # los hilos de todos los workers
-        """Cuántos trabajos se hacen a la vez."""
-        return sum(self._client.nthreads().values())
 
     def submit(
         self,
@@ -55,45 +58,71 @@ class ClusterExecutor(Executor):
         **kwargs: Any,  # los que tienen nombre
     ) -> Future:
         """Manda una llamada a un worker, el que sea."""
-        if self._closed.is_set():
+        if self._closed:
             raise RuntimeError("El clúster ya está cerrado.")
-        blob, key = seal_call(fn, args, kwargs), f"{fn.__name__}-{uuid.uuid4().hex}"
-        future, remote = Future(), self._client.submit(pickle.loads, blob, key=key, pure=False)
-        self._pending[future] = remote
-        future.add_done_callback(self._forget)
-        remote.add_done_callback(lambda done: self._settle(future, done))
+        future = Future()
+        self._queue.append((future, seal_call(fn, args, kwargs), f"{fn.__name__}-{uuid.uuid4().hex}"))
+        future.add_done_callback(self._wake)
+        self._woken.set()
         return future
 
-    def _settle(self, future: Future, remote: Any) -> None:
-        """Pasa a un futuro lo que ha dado el de Dask."""
-        if remote.status == "finished":
-            with suppress(InvalidStateError):  # se canceló mientras llegaba
-                return future.set_result(remote.result())
-        error = ClusterLost(f"Se ha perdido la conexión con el planificador «{self._address}»: los trabajos a medias no cuentan.")
-        self._fail(future, error if remote.status == "cancelled" else explain_remote(remote.exception()))
-
-    def _fail(self, future: Future, error: BaseException) -> None:
-        """Da por fallido un futuro, si no está ya resuelto."""
-        with suppress(InvalidStateError):
-            future.set_exception(error)
-
-    def _forget(self, future: Future) -> None:
-        """Un futuro ya resuelto no se vigila; si fue porque se canceló, que se entere el planificador."""
-        remote = self._pending.pop(future, None)
+    def _wake(self, future: Future) -> None:
+        """Un futuro ya está resuelto: que lo sepan quien lo espera y quien vigila."""
         if future.cancelled():
             future.set_running_or_notify_cancel()
-            remote.cancel()
+        self._woken.set()
 
     def _watch(self) -> None:
-        """Vigila que quede algún worker; si pasa un rato sin ninguno, lo pendiente se da por perdido."""
+        """Manda, olvida y vigila, todo en un hilo, mientras el clúster esté abierto."""
         alive = time.monotonic()
-        while not self._closed.wait(1):
-            with suppress(Exception):  # sin conexión no hay a quién preguntar: de eso se entera cada futuro
-                if not self._pending or self._client.nthreads():
-                    alive = time.monotonic()
+        while not self._closed:
+            self._woken.wait(1)
+            self._woken.clear()
+            with suppress(Exception):  # sin conexión no hay a quién preguntar
+                self.slots = sum(self._client.nthreads().values())
+            if self._client.status != "running":
+                self._lose(_CUT)
+            self._forget()
+            self._feed()
+            alive = time.monotonic() if self.slots or not self._sent else alive
             if time.monotonic() - alive > self._patience:
-                for future in list(self._pending):
-                    self._fail(future, ClusterLost(f"El planificador «{self._address}» se ha quedado sin workers."))
+                self._lose(_EMPTY)
+
+    def _feed(self) -> None:
+        """Manda lo que quepa: lo que esperase turno en un worker correría su suerte."""
+        while self._queue and len(self._sent) < max(self.slots, 1):
+            future, blob, key = self._queue[0]
+            if not future.done():
+                remote = self._sent[future] = self._remote.submit(pickle.loads, blob, key=key)
+                remote.add_done_callback(partial(self._settle, future))
+            self._queue.popleft()
+
+    def _forget(self) -> None:
+        """Olvida lo resuelto; si es que se canceló, se lo dice al planificador."""
+        for future in [future for future in self._sent if future.done()]:
+            remote = self._sent.pop(future)
+            if future.cancelled():
+                remote.cancel()
+
+    def _settle(self, future: Future, remote: Future) -> None:
+        """Pasa a un futuro lo que ha dado el de Dask."""
+        with suppress(InvalidStateError):  # ya se había resuelto, o se canceló mientras llegaba
+            if remote.cancelled():
+                future.set_exception(ClusterLost(_CUT.format(self._address)))
+            elif error := remote.exception():
+                future.set_exception(explain_remote(error))
+            else:
+                future.set_result(remote.result())
+
+    def _lose(self, reason: str) -> None:
+        """Da por perdido todo lo que no se ha resuelto."""
+        for future in self._list_pending():
+            with suppress(InvalidStateError):
+                future.set_exception(ClusterLost(reason.format(self._address)))
+
+    def _list_pending(self) -> list[Future]:
+        """Los futuros que aún no se han resuelto."""
+        return [future for future in [*self._sent, *[call[0] for call in self._queue]] if not future.done()]
 
     def sees(
         self,
@@ -111,13 +140,12 @@ class ClusterExecutor(Executor):
         cancel_futures: bool = False,  # si se cancela lo que no ha terminado
     ) -> None:
         """Deja de aceptar trabajo."""
-        pending = list(self._pending)
         if cancel_futures or not wait:
-            for future in pending:
+            for future in self._list_pending():
                 future.cancel()
-        elif pending:
-            wait_for(pending)
-        self._closed.set()
+        wait_for(self._list_pending())
+        self._closed = True
+        self._woken.set()
 
 # %% ../nbs/6_trabajos/10_cluster.ipynb #c009
 @contextmanager

@@ -1,0 +1,196 @@
+"""Un lote en un clúster de verdad: `dask scheduler` y `dask worker` en sus procesos, y alguno que muere a mitad."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from de_jupyter_a_la_tierra.cluster import ClusterLost, open_executor
+from de_jupyter_a_la_tierra.errors import UsageError, WorkError
+from de_jupyter_a_la_tierra.execution import attempt, build_payload
+from de_jupyter_a_la_tierra.project import find_project
+
+DASK = Path(sys.executable).with_name("dask")
+CELL = """import os, time
+from pathlib import Path
+from de_jupyter_a_la_tierra.outcomes import hand_back
+Path(notes, f"{number}-{os.getpid()}").touch()
+time.sleep(pause)
+hand_back(square=number**2)"""
+
+
+def wait_until(happened: Callable[[], object], seconds: float = 30) -> None:
+    """Espera a que pase algo; falla si tarda demasiado."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "no ha pasado a tiempo"
+        time.sleep(0.05)
+
+
+class Cluster:
+    """Un planificador y sus workers, cada uno en su grupo de procesos."""
+
+    def __init__(self, folder: Path, *options: str | Path):
+        self.folder, self.options, self.processes = folder, [*options, "--no-dashboard"], []
+        told = folder / "scheduler.json"
+        self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", told)
+        wait_until(told.exists)
+        self.address = json.loads(told.read_text())["address"]
+
+    def start(self, *command: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen:
+        """Arranca una orden de Dask; lo que escribe queda en un fichero."""
+        log = (self.folder / f"{command[0]}-{len(self.processes)}.log").open("w")
+        with log:
+            process = subprocess.Popen(
+                [DASK, *command, *self.options], cwd=self.folder, env={**os.environ, **(env or {})}, stdout=log, stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def add_worker(self, env: dict[str, str] | None = None) -> subprocess.Popen:
+        """Arranca un worker de un hilo, con su niñera, y espera a que esté."""
+        worker = self.start("worker", self.address, "--nthreads", "1", "--local-directory", self.folder, env=env)
+        log = self.folder / f"worker-{len(self.processes) - 1}.log"
+        wait_until(lambda: "Registered to" in log.read_text())
+        return worker
+
+    def kill(self, process: subprocess.Popen) -> None:
+        """Mata un proceso y cuanto ha arrancado, como si se apagara su máquina."""
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def start_cluster(folder: Path, *options: str | Path) -> Iterator[Cluster]:
+    """Un clúster que se apaga al salir."""
+    with ExitStack() as stack:
+        cluster = Cluster(folder, *options)
+        stack.callback(lambda: [cluster.kill(process) for process in cluster.processes])
+        yield cluster
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[Cluster]:
+    """Un planificador sin nadie."""
+    with start_cluster(tmp_path) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def job(tmp_path) -> Path:
+    """Una libreta que deja una nota al empezar, espera un rato y devuelve un cuadrado."""
+    parameters = "number: int = 0  # un número\npause: float = 0.2  # segundos\nnotes: str = '.'  # dónde se apunta"
+    notebook = new_notebook(cells=[
+        new_markdown_cell("# Cuadrado\n> Eleva al cuadrado sin prisa."),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        new_code_cell(CELL),
+    ])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
+    (tmp_path / "notes").mkdir()
+    nbformat.write(notebook, tmp_path / "cuadrado.ipynb")
+    return tmp_path / "cuadrado.ipynb"
+
+
+def ask(job: Path, **values) -> dict:
+    """El encargo de una vez de la libreta."""
+    values = {"notes": str(job.parent / "notes"), **values}
+    return build_payload(find_project(job.parent), job, values, job.parent / "out.ipynb")
+
+
+# --- Lo que se pierde --------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_kills_its_workers_fails_alone(cluster):
+    """Un trabajo que mata a cuantos workers lo intentan se da por fallido; los demás se hacen."""
+    cluster.add_worker()
+    with open_executor(cluster.address) as executor:
+        deadly, sound = executor.submit(os._exit, 1), executor.submit(len, "gato")
+        with pytest.raises(WorkError, match="han muerto 4 workers mientras lo hacían"):
+            deadly.result(60)
+        assert sound.result(60) == 4
+
+
+def test_cancelling_ends_what_the_job_started(cluster, job):
+    """Lo cancelado deja de ejecutarse en el worker: no queda ni un proceso suyo."""
+    cluster.add_worker()
+    with open_executor(cluster.address) as executor:
+        future = executor.submit(attempt, ask(job, pause=600))
+        wait_until(lambda: list((job.parent / "notes").iterdir()))
+        [note] = (job.parent / "notes").iterdir()
+        pid = int(note.name.partition("-")[2])
+        assert psutil.pid_exists(pid) and future.cancel()
+        wait_until(lambda: not psutil.pid_exists(pid))
+
+
+@pytest.mark.parametrize(("lost", "says"), [("worker", "se ha quedado sin workers"), ("scheduler", "Se ha perdido la conexión")])
+def test_waiting_has_an_end(cluster, lost, says):
+    """Si se pierden todos los workers, o el planificador, lo pendiente no se espera para siempre."""
+    worker = cluster.add_worker()
+    with open_executor(cluster.address, patience=2) as executor:
+        pending = [executor.submit(time.sleep, 600) for _ in range(3)]
+        cluster.kill(worker if lost == "worker" else cluster.scheduler)
+        for future in pending:
+            with pytest.raises(ClusterLost, match=says):
+                future.result(30)
+
+
+# --- Lo que se dice antes de empezar -----------------------------------------------------------------------------
+
+
+def test_nobody_there(cluster):
+    """Un planificador sin workers, y una dirección donde no hay nadie."""
+    with pytest.raises(WorkError, match="no tiene ningún worker: arranca alguno con «dask worker"), open_executor(cluster.address, patience=1):
+        pass
+    cluster.kill(cluster.scheduler)
+    with pytest.raises(WorkError, match="no contesta ningún planificador"), open_executor(cluster.address, timeout=1):
+        pass
+
+
+def test_a_worker_with_another_version_is_refused(cluster, tmp_path):
+    """Un worker con otra versión del paquete haría otra cosa: se dice antes de mandarle nada."""
+    old = tmp_path / "old/de_jupyter_a_la_tierra-0.0.1.dist-info"
+    old.mkdir(parents=True)
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: de-jupyter-a-la-tierra\nVersion: 0.0.1\n")
+    cluster.add_worker(env={"PYTHONPATH": str(old.parent)})
+    with pytest.raises(WorkError, match=r"«tcp://127.0.0.1:\d+» tiene la versión 0.0.1. Instálala allí"), open_executor(cluster.address):
+        pass
+
+
+# --- TLS ---------------------------------------------------------------------------------------------------------
+
+
+def write_certificates(folder: Path) -> dict[str, Path]:
+    """Una autoridad recién hecha, y un certificado suyo con su clave."""
+    from distributed.security import Security
+
+    made, folder = Security.temporary(), folder / "tls"
+    folder.mkdir(parents=True)
+    texts = {"ca": made.tls_ca_file, "cert": made.tls_client_cert, "key": made.tls_client_key}
+    for name, text in texts.items():
+        (folder / f"{name}.pem").write_text(text)
+    return {f"tls_{name}": folder / f"{name}.pem" for name in texts}
+
+
+def test_with_tls_only_those_with_a_certificate_get_in(tmp_path):
+    """Con certificados de la autoridad se trabaja; con los de otra, o sin ninguno, no se entra."""
+    ours, theirs = write_certificates(tmp_path / "ours"), write_certificates(tmp_path / "theirs")
+    options = ["--protocol", "tls", "--tls-ca-file", ours["tls_ca"], "--tls-cert", ours["tls_cert"], "--tls-key", ours["tls_key"]]
+    with start_cluster(tmp_path, *options) as cluster:
+        cluster.add_worker()
+        with open_executor(cluster.address, **ours) as executor:
+            assert executor.submit(len, "gato").result(30) == 4
+        with pytest.raises((UsageError, WorkError), match="certificados"), open_executor(cluster.address, **theirs, timeout=2):
+            pass
+        with pytest.raises(WorkError, match="no contesta"), open_executor(cluster.address.replace("tls", "tcp"), timeout=2):
+            pass
