@@ -2,11 +2,12 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -17,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from de_jupyter_a_la_tierra.cluster import ClusterLost, open_executor
 from de_jupyter_a_la_tierra.errors import UsageError, WorkError
 from de_jupyter_a_la_tierra.execution import attempt, build_payload
+from de_jupyter_a_la_tierra.ledger import Entry, read_ledger
 from de_jupyter_a_la_tierra.project import find_project
 
 DASK = Path(sys.executable).with_name("dask")
@@ -106,6 +108,72 @@ def ask(job: Path, **values) -> dict:
     """El encargo de una vez de la libreta."""
     values = {"notes": str(job.parent / "notes"), **values}
     return build_payload(find_project(job.parent), job, values, job.parent / "out.ipynb")
+
+
+# --- El lote -----------------------------------------------------------------------------------------------------
+
+JOBS = 24
+
+
+def start_batch(tierra, job: Path, address: str) -> subprocess.Popen:
+    """La orden de un lote en el clúster, en marcha."""
+    command = [tierra.path, "jobs", "run", job.name, "-p", "notes", job.parent / "notes", "--out", "lote", "--scheduler", address]
+    grid = ["--grid", f"number={','.join(map(str, range(JOBS)))}"]
+    return subprocess.Popen([*command, *grid], cwd=job.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def list_done(job: Path) -> list[Entry]:
+    """Los trabajos que el libro da por hechos, si ya hay libro."""
+    with suppress(Exception):
+        return [entry for entry in read_ledger(job.parent / "lote") if entry.status == "done"]
+    return []
+
+
+def find_runs(job: Path) -> list[tuple[str, str, str]]:
+    """Las ejecuciones de MLflow que hay: cuál, de qué trabajo y cómo acabó."""
+    with closing(sqlite3.connect(job.parent / "mlflow.db")) as base:
+        query = "select run_uuid, value, status from runs join tags using (run_uuid) where key = 'tierra.job.key' and lifecycle_stage = 'active'"
+        return base.execute(query).fetchall()
+
+
+def test_a_worker_and_the_runner_die_and_the_batch_is_complete(cluster, job, tierra):
+    """Con un worker muerto a mitad y quien encargó el lote también, la misma orden lo termina: cada trabajo, una vez."""
+    workers = [cluster.add_worker() for _ in range(2)]
+    with start_batch(tierra, job, cluster.address) as runner:
+        wait_until(lambda: len(list_done(job)) >= 3, 120)
+        runner.kill()
+    assert len(list_done(job)) < JOBS
+    with start_batch(tierra, job, cluster.address) as runner:
+        before = len(list_done(job))
+        wait_until(lambda: len(list_done(job)) >= before + 3, 120)
+        cluster.kill(workers[0])
+        said, _ = runner.communicate(timeout=120)
+    assert runner.returncode == 0 and "ya lo estaban" in said, said
+    entries = read_ledger(job.parent / "lote")
+    assert [entry.returned for entry in entries] == [{"square": number**2} for number in range(JOBS)]
+    copies = [nbformat.read(job.parent / "lote" / entry.notebook, as_version=4) for entry in entries]
+    assert all(copy.metadata.tierra.status == "done" for copy in copies)
+    assert len(list((job.parent / "lote/notebooks").iterdir())) == JOBS
+    assert sorted(find_runs(job)) == sorted((entry.run_id, entry.key, "FINISHED") for entry in entries)
+
+
+@pytest.mark.long
+def test_losing_the_scheduler_stops_the_batch_and_it_resumes(cluster, job, tierra, tmp_path_factory):
+    """Si se pierde el planificador, el lote sale con 1 y una frase; con otro planificador, la orden sigue por donde iba."""
+    cluster.add_worker()
+    with start_batch(tierra, job, cluster.address) as runner:
+        wait_until(lambda: list_done(job), 120)
+        cluster.kill(cluster.scheduler)
+        said, _ = runner.communicate(timeout=60)
+    assert runner.returncode == 1 and "Se ha perdido la conexión" in said and "Traceback" not in said
+    done = {entry.key: entry.run_id for entry in list_done(job)}
+    with start_cluster(tmp_path_factory.mktemp("other")) as other:
+        other.add_worker()
+        with start_batch(tierra, job, other.address) as runner:
+            said, _ = runner.communicate(timeout=180)
+    assert runner.returncode == 0, said
+    entries = {entry.key: entry.run_id for entry in read_ledger(job.parent / "lote")}
+    assert len(entries) == JOBS and entries | done == entries
 
 
 # --- Lo que se pierde --------------------------------------------------------------------------------------------
