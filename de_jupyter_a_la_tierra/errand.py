@@ -9,6 +9,7 @@ __all__ = ['run_errand']
 import logging
 import os
 import resource
+import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -65,6 +66,7 @@ def run_errand(
     """Lo que hace el proceso de un trabajo: ejecutarlo y decir cómo ha ido."""
     from papermill.exceptions import PapermillExecutionError
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrumpir es cosa de la celda: antes y después de ella, nadie se entera
     os.environ.clear()
     os.environ.update(env)
     answer: dict[str, Any] = {"status": "done"}
