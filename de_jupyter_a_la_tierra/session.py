@@ -10,10 +10,10 @@ import logging
 import os
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import kedro  # ya aquí: si falta, que se diga antes que nada qué extra lo trae
 
@@ -89,9 +89,9 @@ class Session:
         self.project = project
         self.workspace = workspace or (Path(os.environ[WORKSPACE]) if os.environ.get(WORKSPACE) else None)
         self._session = _open_session(project, params)
-        if self.workspace:  # el milisegundo de Kedro no basta: dos modelos a la vez tendrían la misma versión
-            moment = datetime.now(UTC).strftime("%Y-%m-%dT%H.%M.%S.%fZ")
-            self._session.session_id = self._session._store["session_id"] = moment
+        if self.workspace:  # la hora no basta: dos trabajos que arrancan juntos coinciden hasta en el milisegundo
+            version = f"{self._session.session_id.removesuffix('Z')}-{uuid4().hex[:8]}Z"
+            self._session.session_id = self._session._store["session_id"] = version
 
     @cached_property
     def context(self) -> Any:
