@@ -53,7 +53,6 @@ class ClusterExecutor(Executor):
     def submit(
         self,
         fn: Callable,  # una función de un módulo que los workers puedan importar
-        /,
         *args: Any,  # sus argumentos, que viajan por valor
         **kwargs: Any,  # los que tienen nombre
     ) -> Future:
