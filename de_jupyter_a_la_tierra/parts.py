@@ -117,12 +117,14 @@ class CsvSheet:
     ) -> Iterator[Part]:
         """Corta la hoja en partes, de principio a fin."""
         decoder, start, line, text = codecs.getincrementaldecoder(self._body)(), self._start, 2, ""
+        position = start
         with explain_reading(self.path), open_bytes(self.path) as file:
-            file.seek(start)
-            while block := file.read(size):
+            while position < self.total:
+                file.seek(position)  # en memory://, quien lea la parte mueve este mismo fichero
+                block = file.read(size)
+                position += len(block)
                 text += decoder.decode(block)
-                final = file.tell() >= self.total
-                length, rows = find_cut(text, self._sep, final)
+                length, rows = find_cut(text, self._sep, final=position >= self.total)
                 if length:
                     stop = start + len(text[:length].encode(self._body))
                     yield Part(start, stop, line)

@@ -73,7 +73,8 @@ class ParquetSheet:
 
         self.path = path
         with explain_reading(path):
-            self._file = pq.ParquetFile(open_bytes(path), buffer_size=1 << 20, pre_buffer=False)
+            source = open_bytes(path) if "://" in path else path
+            self._file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
         self._metadata, self.schema = self._file.metadata, self._file.schema_arrow
         self.total, self.columns = self._metadata.num_rows, check_header(self.schema.names, path)
         self._next, self._left, self._rows = -1, None, iter(())  # la fila que toca, lo leído de más y lo que queda
@@ -120,7 +121,10 @@ class ParquetSheet:
                 self._left = batch.slice(missing) if batch.num_rows > missing else None
                 missing -= batches[-1].num_rows
         self._next = part.stop
-        table = pa.Table.from_batches(batches, self.schema).to_pandas(ignore_metadata=True)
+        rows = pa.Table.from_batches(batches, self.schema)
+        holes = {column.type for column in rows.columns if pa.types.is_integer(column.type) and column.null_count}
+        nullable = {kind: pd.api.types.pandas_dtype(str(kind).replace("u", "U").replace("int", "Int")) for kind in holes}
+        table = rows.to_pandas(ignore_metadata=True, types_mapper=nullable.get)  # un entero con huecos sigue siendo entero
         table.index = pd.RangeIndex(part.line, part.line + len(table), name="line")
         table.attrs = {"path": self.path, "dialect": asdict(self.dialect)}
         return table
