@@ -408,7 +408,7 @@ CALLS = {
     "unknown protocol": (["magia://x.csv", "o.csv"], 2, "magia"),
     "broken parquet": (["broken.parquet", "o.csv"], 2, "broken.parquet"),
     "mixed formats": (["raw.csv", "raw.parquet", "o.csv"], 2, "no casa con"),
-    "parquet without a column": (["thin.parquet", "o.csv"], 2, "Falta la columna"),
+    "parquet without a column": (["thin.parquet", "o.csv"], 2, "Faltan las columnas"),
     "certificates without scheduler": (["raw.csv", "o.csv", "--tls-ca", "ca.pem"], 2, "falta --scheduler"),
     "not a scheduler": (["raw.csv", "o.csv", "--scheduler", "aquí"], 2, "tcp://"),
     "unknown parameter": (["raw.csv", "o.csv", "--params", "max_bad_shar=1"], 2, "¿Querías decir «max_bad_share»?"),
