@@ -29,7 +29,7 @@ from IPython.core.application import BaseIPythonApplication
 from jupyter_client.session import Session
 
 # %% ../nbs/6_trabajos/05_shell.ipynb #c004
-from .warming import INLINE, SYS_PATH
+from .warming import ADDED, INLINE, SYS_PATH
 
 # %% ../nbs/6_trabajos/05_shell.ipynb #c005
 _MAIN = process.current_process()  # en el proceso caliente, el principal
@@ -151,7 +151,7 @@ def _become_main(out: Connection, err: Connection, env: dict[str, str], cwd: str
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
     os.environ.clear()
-    os.environ.update(env)
+    os.environ.update({**ADDED, **env})
     os.environ.setdefault("MPLBACKEND", INLINE)
     os.chdir(cwd)
     sys.path[:] = [path for path in SYS_PATH if path]
@@ -162,8 +162,10 @@ def _become_main(out: Connection, err: Connection, env: dict[str, str], cwd: str
     set_start_method(None, force=True)
 
 # %% ../nbs/6_trabajos/05_shell.ipynb #c011
-def _attach_figures(shell: Any) -> None:
-    """Las figuras salen al acabar cada celda, aunque matplotlib se importara antes de que hubiera IPython."""
+def _introduce(shell: Any) -> None:
+    """Dice a las bibliotecas ya importadas que están en una libreta, que es algo que miran al importarse."""
+    if "pandas" in sys.modules:
+        sys.modules["pandas"].set_option("display.max_columns", 20)  # en un terminal pone 0: las que quepan
     if "matplotlib" in sys.modules:
         sys.modules["matplotlib"].rcParams["backend"] = os.environ["MPLBACKEND"]
     if "matplotlib.pyplot" in sys.modules and os.environ["MPLBACKEND"] == INLINE:
@@ -188,7 +190,7 @@ def run_cells(
     session = PipeSession(messages, answers)
     app = CellApp.instance(session=session)
     app.initialize(["--HistoryManager.hist_file=:memory:", *argv])
-    _attach_figures(app.shell)
+    _introduce(app.shell)
     asyncio.run(_serve(app.kernel, session, requests))
     threading._shutdown()
     atexit._run_exitfuncs()
