@@ -44,7 +44,8 @@ class Cluster:
     def __init__(self, folder: Path, *options: str | Path):
         self.folder, self.options, self.processes = folder, [*options, "--no-dashboard"], []
         told = folder / "scheduler.json"
-        self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", told)
+        idle = ["--idle-timeout", "120 s"]  # si la prueba muere de golpe, el clúster no se queda ahí
+        self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", told, *idle)
         wait_until(told.exists)
         self.address = json.loads(told.read_text())["address"]
 
@@ -61,7 +62,7 @@ class Cluster:
 
     def add_worker(self, env: dict[str, str] | None = None) -> subprocess.Popen:
         """Arranca un worker de un hilo, con su niñera, y espera a que esté."""
-        worker = self.start("worker", self.address, "--nthreads", "1", "--local-directory", self.folder, env=env)
+        worker = self.start("worker", self.address, "--nthreads", "1", "--death-timeout", "30 s", "--local-directory", self.folder, env=env)
         log = self.folder / f"worker-{len(self.processes) - 1}.log"
         wait_until(lambda: "Registered to" in log.read_text())
         return worker
