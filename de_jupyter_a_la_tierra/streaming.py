@@ -10,7 +10,7 @@ import logging
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -50,23 +50,29 @@ def _send(executor: Executor, recipe: Recipe, rest: tuple) -> Callable[[Sheet, P
 # %% ../nbs/6_trabajos/12_streaming.ipynb #c009
 def _collect(
     cuts: Iterator[tuple[Sheet, Part, float]], start: Callable[[Sheet, Part], Callable[[], Scored]], done: Checkpoints, window: int
-) -> Iterator[tuple[float, Scored]]:
-    """Todas las partes terminadas, en orden: las que ya lo estaban y las que se encargan ahora."""
+) -> Iterator[tuple[int, float, Scored, bool]]:
+    """Todas las partes, en orden, y si se acaban de puntuar: las que ya lo estaban y las que se encargan ahora."""
     waiting = deque()
-
-    def settle(number: int, share: float, scored: Scored | None, result: Callable[[], Scored] | None) -> tuple[float, Scored]:
-        if scored is None:
-            scored = result()
-            done.save(number, scored)
-        return share, scored
-
     for number, (sheet, part, share) in enumerate(cuts):
         known = done.load(number)
         waiting.append((number, share, known, None if known else start(sheet, part)))
-        if len(waiting) > window:
-            yield settle(*waiting.popleft())
-    while waiting:
-        yield settle(*waiting.popleft())
+        while len(waiting) > window:
+            number, share, known, result = waiting.popleft()
+            yield number, share, known or result(), known is None
+    for number, share, known, result in waiting:
+        yield number, share, known or result(), known is None
+
+# %% ../nbs/6_trabajos/12_streaming.ipynb #along1
+def _alongside(keep: Callable[..., Any], items: Iterator[tuple]) -> Iterator[Any]:
+    """Guarda cada cosa en otro hilo mientras se prepara la siguiente; devuelve, en orden, lo que diga `keep`."""
+    with ThreadPoolExecutor(1) as writer:
+        waiting = deque()
+        for item in items:
+            waiting.append(writer.submit(keep, *item))
+            while len(waiting) > 2 or waiting and waiting[0].done():
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 # %% ../nbs/6_trabajos/12_streaming.ipynb #c011
 class _Totals:
@@ -151,11 +157,17 @@ def stream(
         output = ParquetOutput(folder / "output") if order.to_parquet else CsvOutput(folder / "output", first.dialect)
         with closing(output), open(folder / "quarantine", "wb") as quarantine:
             quarantine.write(write_header(QUARANTINE, Dialect()))
-            for share, scored in _collect(cut_sheets(files, dialect, first), start, done, window):
+
+            def keep(number: int, share: float, scored: Scored, fresh: bool) -> tuple[float, int]:
+                if fresh:
+                    done.save(number, scored)
                 output.append(scored)
                 quarantine.write(scored.quarantine)
                 totals.add(scored)
-                progress(share, totals.n_rows)
+                return share, totals.n_rows
+
+            for share, n_rows in _alongside(keep, _collect(cut_sheets(files, dialect, first), start, done, window)):
+                progress(share, n_rows)
         _settle_quarantine(session, order, totals, folder, files[0])
         results = scorer.conclude(totals.counts)
         for name in results.keys() & set(session.catalog.keys()):
