@@ -40,11 +40,11 @@ class PipeSession(Session):
 
     def __init__(self, pipe: Connection, answers: Connection, **kwargs: Any) -> None:
         super().__init__(key=b"pipe", **kwargs)
-        self.pipe, self.answers, self.lock, self.sent = pipe, answers, threading.RLock(), 0
+        self.pipe, self.answers, self.lock, self.sent, self.closed = pipe, answers, threading.RLock(), 0, False
 
     def send(self, stream, msg_or_type, content=None, parent=None, ident=None, buffers=None, track=False, header=None, metadata=None):  # noqa: ANN001, ANN201
         """Manda un mensaje; desde un proceso hijo de la celda no se puede, y se calla, como Jupyter."""
-        if os.getpid() != self.pid:
+        if os.getpid() != self.pid or self.closed:
             return None
         message = msg_or_type
         if not isinstance(message, dict):
@@ -192,6 +192,9 @@ def run_cells(
     app.initialize(["--HistoryManager.hist_file=:memory:", *argv])
     _introduce(app.shell)
     asyncio.run(_serve(app.kernel, session, requests))
+    session.closed = True  # ya no escucha nadie: lo que se diga al salir no sale en la libreta
+    for number in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     threading._shutdown()
     atexit._run_exitfuncs()
     os._exit(0)

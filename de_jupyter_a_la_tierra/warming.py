@@ -70,6 +70,12 @@ LAZY = {  # lo que algunas bibliotecas importan más tarde, la primera vez que s
     "matplotlib": ("matplotlib.backends.backend_agg", "matplotlib_inline.backend_inline", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"),
     "pandas": ("pandas.io.formats.html", "pandas.io.formats.string", "pyarrow.pandas_compat"),
     "sklearn": ("narwhals._pandas_like.namespace",),
+    "de_jupyter_a_la_tierra.session": (
+        "de_jupyter_a_la_tierra.connection", "mlflow", "mlflow.pyfunc", "sqlalchemy", "alembic.command", "kedro.config", "kedro.io",
+        "kedro.pipeline", "kedro_datasets.json", "kedro_datasets.pandas", "kedro_datasets.matplotlib", "matplotlib.pyplot",
+        "matplotlib.backends.backend_agg", "matplotlib_inline.backend_inline", "pandera.pandas", "sklearn.ensemble",
+        "sklearn.linear_model", "sklearn.model_selection", "sklearn.pipeline", "skl2onnx", "skops.io",
+    ),
 }
 COLD = ("kedro.framework", "kedro.ipython", "kedro.runner", "kedro_mlflow")  # configuran el registro al importarse: que sea cuando lo diga la libreta
 SYS_PATH, ENVIRON = list(sys.path), dict(os.environ)
@@ -89,12 +95,12 @@ def is_warm() -> bool:
 def _find_server(modules: tuple[str, ...]) -> forkserver.ForkServer:
     """Un servidor que ya tenga importados esos módulos, o uno nuevo."""
     wanted = frozenset(modules)
-    for known, server in _SERVERS.items():
-        if wanted <= known:
+    for loaded, server in _SERVERS.items():
+        if wanted <= loaded:
             return server
     server = _SERVERS[wanted] = forkserver.ForkServer()
-    packages = {name.partition(".")[0] for name in modules}
-    later = [name for package in sorted(packages & LAZY.keys()) for name in LAZY[package]]
+    known = {*modules, *(name.partition(".")[0] for name in modules)}
+    later = [name for key, names in LAZY.items() if key in known for name in names]
     server.set_forkserver_preload([*BASE, *modules, *later])
     return server
 
