@@ -6,7 +6,6 @@
 __all__ = ['encode_rows', 'CsvOutput', 'write_header', 'ParquetOutput']
 
 # %% ../nbs/6_trabajos/12_outputs.ipynb #c003
-import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,10 +44,10 @@ def encode_rows(
     import pyarrow as pa
 
     arrow = pa.Table.from_arrays([_to_arrow(table[name], schema) for name in table], names=[str(name) for name in table])
-    buffer, options = io.BytesIO(), pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.ipc.new_stream(buffer, arrow.schema, options=options) as stream:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, arrow.schema) as stream:  # sin comprimir: dura un rato, y comprimir cuesta más que escribir
         stream.write_table(arrow)
-    return buffer.getvalue()
+    return sink.getvalue().to_pybytes()
 
 # %% ../nbs/6_trabajos/12_outputs.ipynb #c012
 class CsvOutput:
