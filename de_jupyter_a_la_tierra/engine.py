@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../nbs/6_trabajos/06_engine.ipynb #c003
-from .warming import find_imports
+from .warming import find_imports, list_imports, list_sources
 
 # %% ../nbs/6_trabajos/06_engine.ipynb #c004
 WIDGETS = {"anywidget", "bqplot", "ipyleaflet", "ipympl", "ipyvolume", "ipywidgets", "itables", "pythreejs", "solara"}
@@ -90,11 +90,10 @@ class TierraEngine:
         from papermill.engines import NBClientEngine
         from papermill.log import logger
 
-        modules = find_imports(nb)
-        if reason := explain_need(modules, kernel_name):
+        if reason := explain_need(list_imports(list_sources(nb)), kernel_name):
             logger.warning(f"La libreta {reason}: la ejecuta el motor de siempre de papermill.")
             return NBClientEngine.execute_notebook(nb, kernel_name, **kwargs)
-        return _make_engine(modules).execute_notebook(nb, kernel_name, **kwargs)
+        return _make_engine(find_imports(nb)).execute_notebook(nb, kernel_name, **kwargs)
 
     @classmethod
     def nb_kernel_name(

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from pathlib import Path
@@ -26,11 +26,11 @@ from de_jupyter_a_la_tierra.warming import find_imports, warm_context
 NBS = Path(__file__).parent.parent / "nbs"
 PAPERMILL = Path(sys.executable).with_name("papermill")
 ENGINES = ("nbclient", "tierra")
-# Lo que no es igual con los dos motores, y por qué.
-DIFFERENT = {}
+# Lo único que no se compara: celdas cuya figura o cuyo texto dicen cuánto se tardó, distintos cada vez con cualquier motor.
+CHANGING = ("took", "seconds", "perf_counter", "time.time()", "time.monotonic()")
 SOME = (
-    "2_kedro/01_errors", "2_kedro/03_dialects", "2_kedro/04_tables", "2_kedro/06_columns", "2_kedro/07_recipes",
-    "2_kedro/11_model", "2_kedro/15_artifact", "3_api/01_payload", "3_api/03_page", "4_pruebas/02_schemas",
+    "2_kedro/01_errors", "2_kedro/02_dictionary", "2_kedro/03_dialects", "2_kedro/04_tables", "2_kedro/06_columns",
+    "2_kedro/13_reporting", "2_kedro/14_card", "3_api/01_payload", "3_api/03_page", "4_pruebas/02_schemas",
     "7_aterrizar/04_merging", "7_aterrizar/05_profiling",
 )
 VARIETY = [
@@ -309,3 +309,69 @@ def test_from_a_daemonic_process(tmp_path) -> None:
     finally:
         del config["daemon"]
     assert summarize(nbformat.read(tmp_path / "out.ipynb", 4).cells[-1])["stdout"] == "Ana\n"
+
+
+def test_leaving_is_quick_and_runs_atexit(tmp_path) -> None:
+    """Un registro que se vacía al salir, ya sin nadie al otro lado, no cuelga el final."""
+    code = "import atexit, logging, sys\nlogging.getLogger().addHandler(logging.StreamHandler(sys.stdout))\n"
+    code += "_ = atexit.register(lambda: (print('x' * 100_000), open('despedida', 'w').close()))"
+    start = time.monotonic()
+    with chdir(tmp_path):
+        notebook = run(build(code), tmp_path / "out.ipynb")
+    assert (tmp_path / "despedida").exists()
+    assert time.monotonic() - start < 4 and not find_code(notebook)[-1].outputs
+
+
+def test_what_depends_on_the_environment_is_not_imported_before() -> None:
+    before, after = "import json", "import os\nos.environ['MLFLOW_LOGGING_LEVEL'] = 'ERROR'"
+    assert find_imports(build(before, after, "import mlflow")) == ["json"]
+
+
+def run_usual(names: Iterable[str], folder: Path) -> Iterator[None]:
+    """Ejecuta cuadernos de nbs/ con el motor de siempre, de dos en dos, y deja las copias en una carpeta."""
+
+    def call(name: str) -> subprocess.CompletedProcess[str]:
+        source, output = NBS / f"{name}.ipynb", folder / f"{name.replace('/', '-')}.ipynb"
+        command = [PAPERMILL, "--no-progress-bar", source, output, "--cwd", source.parent]
+        return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(call, name) for name in names}
+
+
+def list_notebooks() -> list[str]:
+    """Los cuadernos de nbs/ que se ejecutan."""
+    names = [str(path.relative_to(NBS).with_suffix("")) for path in sorted(NBS.glob("*/*.ipynb"))]
+    return [name for name in names if "skip_exec: true" not in (NBS / f"{name}.ipynb").read_text(encoding="utf-8")]
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory, request) -> Iterator[tuple[Path, dict]]:
+    """Las copias del motor de siempre de los cuadernos que se van a comparar en esta tanda."""
+    folder = tmp_path_factory.mktemp("usual")
+    wanted = [item.callspec.params["name"] for item in request.session.items if "usual" in getattr(item, "fixturenames", ())]
+    modules = {module for name in SOME for module in find_imports(nbformat.read(NBS / f"{name}.ipynb", 4))}
+    warm_context(sorted(modules)).Process(target=int).start()  # uno para todos
+    for futures in run_usual(dict.fromkeys(wanted), folder):
+        yield folder, futures
+
+
+def drop_what_changes(cell: NotebookNode) -> dict:
+    """El resumen de una celda, sin las figuras y los textos que cuentan lo que se tardó."""
+    told = summarize(cell)
+    if any(word in cell.source for word in CHANGING):
+        return {**told, "shown": [output.output_type for output in told["shown"]], "stdout": "", "stderr": ""}
+    return told
+
+
+@pytest.mark.parametrize("name", [
+    *SOME, *(pytest.param(name, marks=pytest.mark.long) for name in list_notebooks() if name not in SOME),
+])
+def test_notebooks_of_the_book(usual, tmp_path, name) -> None:
+    folder, futures = usual
+    ours = run(NBS / f"{name}.ipynb", tmp_path / "out.ipynb", cwd=(NBS / name).parent)
+    done = futures[name].result()
+    assert done.returncode == 0, done.stderr
+    known = nbformat.read(folder / f"{name.replace('/', '-')}.ipynb", 4)
+    for one, other in zip(find_code(known), find_code(ours), strict=True):
+        assert drop_what_changes(one) == drop_what_changes(other), one.source
