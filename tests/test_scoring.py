@@ -1,4 +1,5 @@
 """`tierra predict` sin límite de tamaño: por partes, en orden, en poca memoria, y sin empezar de nuevo si se corta."""
+import json
 import os
 import random
 import signal
@@ -242,6 +243,29 @@ def test_executor_gives_the_same_bytes(folder, small_parts):
     with ThreadPoolExecutor(1) as pool:
         run(folder, "raw.csv", output="there.csv", executor=pool)
     assert (folder / "here.csv").read_bytes() == (folder / "there.csv").read_bytes()
+
+
+def test_a_real_cluster_gives_the_same_bytes(folder, tierra):
+    """Con un planificador de Dask y dos workers de verdad, en otros procesos, el mismo fichero."""
+    bin_, where = tierra.path.with_name("dask"), folder / "scheduler.json"
+    quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", where, "--no-dashboard"]
+    worker = ["worker", "--scheduler-file", where, "--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--local-directory", folder]
+    processes = [subprocess.Popen([bin_, *command], **quiet) for command in (scheduler, worker)]
+    try:
+        for _ in range(300):
+            if where.exists() and where.read_text():
+                break
+            time.sleep(0.1)
+        address = json.loads(where.read_text())["address"]
+        done = tierra("predict", "raw.csv", "raw.there.csv", "--scheduler", address, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert tierra("predict", "raw.csv", "raw.here.csv", cwd=folder).returncode == 0
+        assert (folder / "raw.there.csv").read_bytes() == (folder / "raw.here.csv").read_bytes()
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(timeout=30)
 
 
 # --- Lo que se corta -----------------------------------------------------------------------------------------------
