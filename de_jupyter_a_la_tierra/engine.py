@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WIDGETS', 'explain_need', 'TierraEngine']
 
-# %% ../nbs/6_trabajos/06_engine.ipynb #c002
+# %% ../nbs/6_trabajos/06_engine.ipynb #c003
 import os
 import shutil
 import signal
@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# %% ../nbs/6_trabajos/06_engine.ipynb #c003
-from .warming import find_imports, list_imports, list_sources
-
 # %% ../nbs/6_trabajos/06_engine.ipynb #c004
+from .imports import find_imports, list_imports, list_sources
+
+# %% ../nbs/6_trabajos/06_engine.ipynb #c007
 WIDGETS = {"anywidget", "bqplot", "ipyleaflet", "ipympl", "ipyvolume", "ipywidgets", "itables", "pythreejs", "solara"}
 
-
+# %% ../nbs/6_trabajos/06_engine.ipynb #c008
 def explain_need(
     modules: list[str],  # lo que importa la libreta
     kernel_name: str,  # el núcleo que pide
@@ -40,14 +40,14 @@ def explain_need(
         return f"pide el núcleo «{kernel_name}», que es el de otro entorno"
     return None
 
-# %% ../nbs/6_trabajos/06_engine.ipynb #c005
+# %% ../nbs/6_trabajos/06_engine.ipynb #c011
 def _describe_end(code: int | None) -> str:
     """Cómo acabó un proceso, dicho para una persona."""
     if code is None or code >= 0:
         return f"acabó con el código {code}"
     return f"lo mató la señal {-code} ({signal.Signals(-code).name})"
 
-# %% ../nbs/6_trabajos/06_engine.ipynb #c006
+# %% ../nbs/6_trabajos/06_engine.ipynb #c013
 def _make_engine(modules: list[str]) -> type:
     """El motor de siempre de papermill, con nuestro proceso en el sitio del núcleo."""
     from nbclient.exceptions import DeadKernelError
@@ -75,7 +75,7 @@ def _make_engine(modules: list[str]) -> type:
 
     return Managed
 
-# %% ../nbs/6_trabajos/06_engine.ipynb #c007
+# %% ../nbs/6_trabajos/06_engine.ipynb #c014
 class TierraEngine:
     """El motor que papermill encuentra con `--engine tierra`."""
 

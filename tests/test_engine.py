@@ -21,7 +21,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
-from de_jupyter_a_la_tierra.warming import find_imports, warm_context
+from de_jupyter_a_la_tierra.imports import find_imports
+from de_jupyter_a_la_tierra.warming import warm_context
 
 NBS = Path(__file__).parent.parent / "nbs"
 PAPERMILL = Path(sys.executable).with_name("papermill")
