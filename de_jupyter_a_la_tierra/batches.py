@@ -45,7 +45,6 @@ class LocalExecutor(ThreadPoolExecutor):
     def submit(
         self,
         fn: Callable,  # `attempt`, o algo que también entienda `stop`
-        /,
         *args: Any,  # sus argumentos
         **kwargs: Any,  # los que tienen nombre
     ) -> Future:

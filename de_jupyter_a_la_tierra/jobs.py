@@ -49,10 +49,9 @@ def list_jobs(
 ) -> list[Job]:  # por orden alfabético
     """Los trabajos que se pueden encargar en un proyecto: los suyos y los del paquete que no haya cambiado."""
     found: dict[str, Job] = {}
-    for folder in _notebook_folders(project):
-        for path in folder.glob("*.ipynb"):
-            if job := _read_job(path):
-                found.setdefault(job.name, job)
+    for path in [*(project.root / "nbs" / FOLDER).glob("*.ipynb"), *_find_shipped(project)]:
+        if job := _read_job(path):
+            found.setdefault(job.name, job)
     return [found[name] for name in sorted(found)]
 
 # %% ../nbs/6_trabajos/03_jobs.ipynb #chk1
