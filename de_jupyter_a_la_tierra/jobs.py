@@ -13,7 +13,7 @@ from pathlib import Path
 
 # %% ../nbs/6_trabajos/03_jobs.ipynb #c004
 from .errors import UsageError
-from .project import Project
+from .project import Project, find_installed
 
 # %% ../nbs/6_trabajos/03_jobs.ipynb #c007
 FOLDER = "6_trabajos"
@@ -37,11 +37,13 @@ def _read_job(path: Path) -> Job | None:
     return Job(path.stem, next((line[2:] for line in lines if line.startswith("> ")), ""), path)
 
 # %% ../nbs/6_trabajos/03_jobs.ipynb #c010
-def _notebook_folders(project: Project) -> list[Path]:
-    """Dónde puede haber trabajos: en el proyecto y en el paquete (o a su lado, en una instalación editable)."""
+def _find_shipped(project: Project) -> list[Path]:
+    """Las libretas del paquete (o de su lado, en una instalación editable); las del ejemplo, solo en el ejemplo."""
     package = Path(str(files("de_jupyter_a_la_tierra")))
-    shipped = package / "notebooks" if (package / "notebooks").is_dir() else package.parent / "nbs"
-    return [project.root / "nbs" / FOLDER, shipped / FOLDER]
+    folder = (package / "notebooks" if (package / "notebooks").is_dir() else package.parent / "nbs") / FOLDER
+    example = getattr(find_installed(), "package", project.package)
+    paths = folder.glob("*.ipynb")
+    return [path for path in paths if example == project.package or f"from {example}" not in path.read_text(encoding="utf-8")]
 
 # %% ../nbs/6_trabajos/03_jobs.ipynb #c011
 def list_jobs(

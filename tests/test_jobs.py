@@ -20,11 +20,11 @@ from de_jupyter_a_la_tierra.cli_jobs import jobs
 from de_jupyter_a_la_tierra.errors import UsageError
 from de_jupyter_a_la_tierra.jobs import find_notebook, list_jobs
 from de_jupyter_a_la_tierra.parameters import read_parameters
-from de_jupyter_a_la_tierra.project import find_project
+from de_jupyter_a_la_tierra.project import Project, find_project
 
 PROJECT = find_project(Path(__file__).parent)
 PAPERMILL = Path(sys.executable).with_name("papermill")
-JOBS = {job.name: job.path for job in list_jobs(PROJECT)}
+JOBS = {job.name: job.path for job in list_jobs(PROJECT) if job.name != "barrido"}  # el barrido es del ejemplo
 SHEET = "compañía;dma_ash;dma_cals;dma_carbs;dma_prot;ga_moist\nWhiskas;1,7;76;21;50;84\nBarf;1,7;76;21;mucha;84\n"
 
 
@@ -117,7 +117,14 @@ def test_a_project_can_have_its_own(folder, tmp_path):
     own.parent.mkdir(parents=True)
     own.write_bytes(JOBS["entrenar"].read_bytes())
     assert find_notebook(project, "entrenar") == own
-    assert find_notebook(project, "informe") != own and len(list_jobs(project)) == len(JOBS)
+    assert find_notebook(project, "informe") != own and {job.name for job in list_jobs(project)} >= set(JOBS)
+
+
+def test_the_sweep_is_only_offered_in_the_example(tmp_path):
+    """En el ejemplo se puede barrer; un proyecto de otra cosa no ve un trabajo que no le sirve."""
+    other = Project(tmp_path, "ventas", tmp_path / "conf", installed=False)
+    assert [job.name for job in list_jobs(PROJECT)] == sorted({*JOBS, "barrido"})
+    assert [job.name for job in list_jobs(other)] == sorted(JOBS)
 
 
 # --- tierra jobs -------------------------------------------------------------------------------------------------
