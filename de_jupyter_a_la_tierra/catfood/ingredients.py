@@ -29,7 +29,7 @@ def weigh_ingredients(
     """Pesa lo que nombra una lista de ingredientes por el puesto en que lo nombra."""
     weights: dict[str, float] = {}
     for place, ingredient in enumerate(filter(None, (re.findall("[a-z]+", part) for part in label.lower().split(",")))):
-        for token in {*ingredient, " ".join(ingredient)}:
+        for token in (*ingredient, " ".join(ingredient)):
             weights.setdefault(token, HALF / (HALF + place))
     return weights
 
