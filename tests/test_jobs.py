@@ -157,7 +157,7 @@ def test_a_failed_job_keeps_its_notebook(folder, trained, tierra):
     [
         (["entrenar", "-p", "model_tipe", "x"], "¿Querías decir «model_type»?"),
         (["entrenar", "-p", "evaluation_share", "mucha"], "ha de ser un número, y es 'mucha'"),
-        (["entrena"], "No existe el trabajo «entrena». Los que hay: entrenar, informe, predecir."),
+        (["entrena"], "No existe el trabajo «entrena». Los que hay: barrido, entrenar, informe, predecir."),
         (["entrenar", "-f", "nada.yml"], "No se pueden leer los parámetros de «nada.yml»"),
     ],
     ids=["unknown parameter", "wrong type", "unknown job", "no file"],
