@@ -28,7 +28,7 @@ NBS = Path(__file__).parent.parent / "nbs"
 PAPERMILL = Path(sys.executable).with_name("papermill")
 ENGINES = ("nbclient", "tierra")
 # Lo único que no se compara: celdas cuya figura o cuyo texto dicen cuánto se tardó, distintos cada vez con cualquier motor.
-CHANGING = ("took", "seconds", "perf_counter", "time.time()", "time.monotonic()")
+CHANGING = ("took", "by_order", "seconds", "perf_counter", "time.time()", "time.monotonic()")
 SOME = (
     "2_kedro/01_errors", "2_kedro/02_dictionary", "2_kedro/03_dialects", "2_kedro/04_tables", "2_kedro/06_columns",
     "2_kedro/13_reporting", "2_kedro/14_card", "3_api/01_payload", "3_api/03_page", "4_pruebas/02_schemas",
