@@ -25,14 +25,16 @@ def explain_need(
     kernel_name: str,  # el núcleo que pide
 ) -> str | None:  # por qué hace falta un núcleo de verdad; `None` si no hace falta
     """Por qué una libreta no se puede ejecutar sin núcleo."""
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
     if widgets := WIDGETS & {name.partition(".")[0] for name in modules}:
         return f"usa {', '.join(sorted(widgets))}, que necesita un núcleo"
-    try:
-        command = KernelSpecManager().get_kernel_spec(kernel_name).argv
-    except NoSuchKernel:
+    folder = KernelSpecManager().find_kernel_specs().get(kernel_name.lower())
+    if folder is None:
         return f"pide el núcleo «{kernel_name}», que aquí no existe"
+    if not Path(folder, "kernel.json").is_file():  # el que trae ipykernel sin instalar nada: el de este mismo Python
+        return None
+    command = KernelSpec.from_resource_dir(folder).argv
     if "ipykernel_launcher" not in command and "ipykernel" not in command:
         return f"pide el núcleo «{kernel_name}», que no es de Python"
     found = shutil.which(command[0]) if os.sep in command[0] else sys.executable

@@ -69,9 +69,12 @@ def find_imports(
 
 # %% ../nbs/6_trabajos/04_imports.ipynb #c017
 LAZY = {  # lo que algunas bibliotecas importan más tarde, la primera vez que se usan
-    "matplotlib": ("matplotlib.backends.backend_agg", "matplotlib_inline.backend_inline", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"),
-    "pandas": ("pandas.io.formats.html", "pandas.io.formats.string", "pyarrow.pandas_compat"),
-    "sklearn": ("narwhals._pandas_like.namespace",),
+    "matplotlib": (
+        "matplotlib.backends.backend_agg", "matplotlib_inline.backend_inline", "PIL.BmpImagePlugin", "PIL.GifImagePlugin",
+        "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "PIL.PpmImagePlugin",
+    ),
+    "pandas": ("pandas.io.formats.html", "pandas.io.formats.string", "pyarrow.pandas_compat", "pyarrow.vendored.version"),
+    "sklearn": ("narwhals._interchange.dataframe", "narwhals._namespace", "narwhals._pandas_like.namespace", "narwhals.stable.v2._namespace"),
     "de_jupyter_a_la_tierra.session": (
         "de_jupyter_a_la_tierra.connection", "mlflow", "mlflow.pyfunc", "sqlalchemy", "alembic.command", "kedro.config", "kedro.io",
         "kedro.pipeline", "kedro_datasets.json", "kedro_datasets.pandas", "kedro_datasets.matplotlib", "matplotlib.pyplot",

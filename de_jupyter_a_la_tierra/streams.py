@@ -16,6 +16,9 @@ from typing import Any
 from jupyter_client.session import Session
 
 # %% ../nbs/6_trabajos/05_streams.ipynb #c007
+_UNHURRIED = {"status", "execute_reply"}  # después de estos viene otro mensaje, y no lo que escriba una celda
+
+
 class PipeSession(Session):
     """Una sesión de Jupyter cuyos mensajes van por una tubería; espera a que el otro lado los haya recogido."""
 
@@ -53,7 +56,7 @@ class PipeSession(Session):
             self.pipe.send_bytes(b"%d %d" % (self.sent, len(frames)))
             for frame in frames:
                 self.pipe.send_bytes(frame)
-            while int(self.answers.recv_bytes()) < self.sent:
+            while message["msg_type"] not in _UNHURRIED and int(self.answers.recv_bytes()) < self.sent:
                 pass
         return message
 

@@ -24,7 +24,8 @@ from .imports import find_imports, list_later
 # %% ../nbs/6_trabajos/04_warming.ipynb #c007
 BASE = (
     "de_jupyter_a_la_tierra.warming", "papermill", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel",
-    "tornado.platform.asyncio", "psutil", "ctypes", "de_jupyter_a_la_tierra.shell", "de_jupyter_a_la_tierra.cells",
+    "IPython.core.completerlib", "tornado.platform.asyncio", "psutil", "ctypes", "papermill.parameterize",
+    "de_jupyter_a_la_tierra.shell", "de_jupyter_a_la_tierra.cells", "de_jupyter_a_la_tierra.errand",
 )
 INLINE = "module://matplotlib_inline.backend_inline"  # matplotlib mira al importarse adónde van las figuras
 SYS_PATH, ENVIRON = list(sys.path), dict(os.environ)
