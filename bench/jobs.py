@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--trivial", type=int, help="En vez de comparar, tantos trabajos de una línea.")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # que nadie compile de nuevo lo que importa
     with tempfile.TemporaryDirectory() as name:
         if args.trivial:
             apart(run_trivial, Path(name), args.trivial)

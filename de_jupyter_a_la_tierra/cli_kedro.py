@@ -159,6 +159,7 @@ def predict(
     no se entienden quedan sin puntuar, y el motivo va a la cuarentena, junto a la SALIDA. Si se corta, la misma orden
     sigue por donde iba.
     """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # el de Arrow devuelve cada parte al sistema y la vuelve a pedir
     from de_jupyter_a_la_tierra.orders import Order
     from de_jupyter_a_la_tierra.project import find_project
     from de_jupyter_a_la_tierra.session import parse_params
