@@ -10,10 +10,12 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #c004
+from .errors import UsageError
 from .imports import find_imports, list_imports, list_sources
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #c007
@@ -92,6 +94,10 @@ class TierraEngine:
         from papermill.engines import NBClientEngine
         from papermill.log import logger
 
+        from de_jupyter_a_la_tierra.parameters import type_injected_cell
+
+        with suppress(UsageError):  # una celda de parámetros que no se entiende entera no es motivo para no ejecutarla
+            type_injected_cell(nb)
         if reason := explain_need(list_imports(list_sources(nb)), kernel_name):
             logger.warning(f"La libreta {reason}: la ejecuta el motor de siempre de papermill.")
             return NBClientEngine.execute_notebook(nb, kernel_name, **kwargs)

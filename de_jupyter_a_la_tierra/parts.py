@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from threading import Lock
+from typing import BinaryIO
 
 import pandas as pd
 
@@ -84,7 +86,7 @@ class CsvSheet:
         decimal: str = "auto",  # «.» o «,», ídem
     ):
         check_options(sep, decimal)
-        self.path = path
+        self.path, self._lock = path, Lock()
         with explain_reading(path):
             encoding = sniff_encoding(path) if encoding == "auto" else encoding
             sep = sniff_separator(path, encoding) if sep == "auto" else sep
@@ -120,8 +122,7 @@ class CsvSheet:
         position = start
         with explain_reading(self.path), open_bytes(self.path) as file:
             while position < self.total:
-                file.seek(position)  # en memory://, quien lea la parte mueve este mismo fichero
-                block = file.read(size)
+                block = self._read_at(file, position, size)
                 position += len(block)
                 text += decoder.decode(block)
                 length, rows = find_cut(text, self._sep, final=position >= self.total)
@@ -142,9 +143,14 @@ class CsvSheet:
         table.attrs = {"path": self.path, "dialect": asdict(self.dialect)}
         return table
 
+    def _read_at(self, file: BinaryIO, start: int, size: int) -> bytes:
+        """Un trozo del fichero; de uno en uno, porque en memory:// quien corta y quien lee comparten el mismo."""
+        with self._lock:
+            file.seek(start)
+            return file.read(size)
+
     def _parse(self, part: Part) -> pd.DataFrame:
         """Las celdas de una parte."""
         with explain_reading(self.path), open_bytes(self.path) as file:
-            file.seek(part.start)
-            content = file.read(part.stop - part.start)
+            content = self._read_at(file, part.start, part.stop - part.start)
             return parse_cells(content, self.columns, Dialect(self._sep, self._body), first_line=part.line)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,16 @@ def _send(executor: Executor, recipe: Recipe, rest: tuple) -> Callable[[Sheet, P
         return executor.submit(score_remotely, recipe.root, blob, path, options, mark_file(path), part, *rest, sheet.path).result
 
     return send
+
+# %% ../nbs/6_trabajos/39_streaming.ipynb #34ad45d0
+def _read_ahead(reader: Executor, scorer: Scorer, rest: tuple) -> Callable[[Sheet, Part], Callable[[], Scored]]:
+    """Cómo se encarga una parte a este proceso: se lee en otro hilo, mientras aquí se puntúa la anterior."""
+
+    def start(sheet: Sheet, part: Part) -> Callable[[], Scored]:
+        table = reader.submit(sheet.read, part)
+        return lambda: score_part(scorer, table.result(), sheet.schema, *rest, sheet.path)
+
+    return start
 
 # %% ../nbs/6_trabajos/39_streaming.ipynb #c009
 def _collect(
@@ -151,9 +160,12 @@ def stream(
     dialect = {name: str(entry[name]) for name in ("sep", "encoding", "decimal") if name in entry}
     first, totals, folder = open_sheet(files[0], dialect), _Totals(), find_workplace(project, order.output)
     scorer, rest = Scorer(recipe, inputs), (first.columns, None if order.to_parquet else first.dialect)
-    start = _send(executor, recipe, rest) if executor else lambda *cut: partial(score_part, scorer, *cut, *rest, cut[0].path)
-    window = 2 * getattr(executor, "slots", 4) if executor else 0
-    with _working(folder, identify(order, recipe, files)) as done, explain_os_errors("escribir", order.output):
+    window = 2 * getattr(executor, "slots", 4) if executor else 1
+    with (
+        _working(folder, identify(order, recipe, files)) as done, explain_os_errors("escribir", order.output),
+        ThreadPoolExecutor(1) as reader,
+    ):
+        start = _send(executor, recipe, rest) if executor else _read_ahead(reader, scorer, rest)
         output = ParquetOutput(folder / "output") if order.to_parquet else CsvOutput(folder / "output", first.dialect)
         with closing(output), open(folder / "quarantine", "wb") as quarantine:
             quarantine.write(write_header(QUARANTINE, Dialect()))

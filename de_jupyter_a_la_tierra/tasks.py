@@ -44,21 +44,20 @@ def _find_counts(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 # %% ../nbs/6_trabajos/37_tasks.ipynb #c011
 def score_part(
     scorer: Scorer,  # con todo abierto
-    sheet: CsvSheet | ParquetSheet,  # la hoja
-    part: Part,  # qué parte de ella
+    table: pd.DataFrame,  # (n, k) lo que dio el `read` de su hoja
+    schema: Any,  # los tipos de la hoja, si los tiene
     columns: list[str],  # las columnas de la primera hoja, en su orden
     dialect: Dialect | None,  # el del CSV de salida; `None` si será un Parquet
     label: str,  # el nombre de la hoja para una persona
 ) -> Scored:
-    """Lee una parte, la puntúa y la deja lista para la salida."""
-    table = sheet.read(part)
+    """Puntúa una parte y la deja lista para la salida."""
     kept = [*columns, EXTRA] if EXTRA in table else columns
     results = scorer.score(table[kept] if list(table) != kept else table)
     scored = results[scorer.recipe.scored]
     rows, quarantine = scored.drop(columns=EXTRA, errors="ignore"), _find_quarantine(results, label)
     first = quarantine.head(1).astype({"line": "object"}).to_dict("records")
     return Scored(
-        encode_rows(rows, dialect, sheet.schema), quarantine.to_csv(index=False, header=False).encode(),
+        encode_rows(rows, dialect, schema), quarantine.to_csv(index=False, header=False).encode(),
         list(map(str, rows)), len(table), int(quarantine["line"].nunique()), first[0] if first else None, _find_counts(results),
     )
 
@@ -81,9 +80,11 @@ def score_remotely(
     path: str,  # la hoja: una ruta que se vea desde allí, o una dirección
     options: Mapping[str, str],  # su dialecto, ya reconocido
     mark: str,  # lo que cambia si la hoja cambia
+    part: Part,  # qué parte de ella
     *rest: Any,  # lo demás que pide `score_part`
 ) -> Scored:
-    """Puntúa una parte en un worker."""
+    """Lee una parte y la puntúa, en un worker."""
     if Path(root).is_dir() and root not in sys.path:
         sys.path.insert(0, root)
-    return score_part(_open_scorer(blob), _open_again(path, tuple(options.items()), mark), *rest)
+    sheet = _open_again(path, tuple(options.items()), mark)
+    return score_part(_open_scorer(blob), sheet.read(part), sheet.schema, *rest)

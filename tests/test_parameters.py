@@ -266,14 +266,15 @@ def test_the_notebook_gets_what_its_annotations_promise(notebook, parameters):
     assert plain[0] == plain[1]  # fastcore, si otra prueba lo importó, cambia cómo se escribe una ruta
 
 
-def test_plain_papermill_still_works(notebook, tmp_path):
-    """La misma libreta con `papermill` a secas: los números, números; las rutas, como texto, según está escrito."""
+@pytest.mark.parametrize(("engine", "sheet"), [("nbclient", "'a.csv'"), ("tierra", "PosixPath('a.csv')")])
+def test_plain_papermill_still_works(notebook, tmp_path, engine, sheet):
+    """La misma libreta con `papermill`: los números, números; las rutas, como texto o, con nuestro motor, rutas."""
     command = [Path(sys.executable).with_name("papermill"), "--no-progress-bar", notebook, tmp_path / "acta.ipynb"]
-    command += ["-p", "sheet", "a.csv", "-p", "times", "3"]
+    command += ["--engine", engine, "-p", "sheet", "a.csv", "-p", "times", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     [output] = nbformat.read(tmp_path / "acta.ipynb", as_version=4).cells[-1].outputs
-    assert output["text"].startswith("['nadie', 3, 0.2, False, datetime.date(2026, 11, 24), None, 'a.csv',")
+    assert output["text"].startswith(f"['nadie', 3, 0.2, False, datetime.date(2026, 11, 24), None, {sheet},")
 
 
 # --- Lo que devuelve ---------------------------------------------------------------------------------------------
