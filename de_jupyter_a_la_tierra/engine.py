@@ -51,6 +51,17 @@ def _describe_end(code: int | None) -> str:
         return f"acabó con el código {code}"
     return f"lo mató la señal {-code} ({signal.Signals(-code).name})"
 
+# %% ../nbs/6_trabajos/14_engine.ipynb #faa1bf9c
+_SEEN: set[tuple[str, ...]] = set()
+
+
+def _choose_imports(notebook: Any) -> list[str]:
+    """Lo que conviene adelantar: nada la primera vez que se ve lo que importa una libreta, que puede ser la única."""
+    modules = find_imports(notebook)
+    seen = tuple(modules) in _SEEN
+    _SEEN.add(tuple(modules))
+    return modules if seen else []
+
 # %% ../nbs/6_trabajos/14_engine.ipynb #c013
 def _make_engine(modules: list[str]) -> type:
     """El motor de siempre de papermill, con nuestro proceso en el sitio del núcleo."""
@@ -101,7 +112,7 @@ class TierraEngine:
         if reason := explain_need(list_imports(list_sources(nb)), kernel_name):
             logger.warning(f"La libreta {reason}: la ejecuta el motor de siempre de papermill.")
             return NBClientEngine.execute_notebook(nb, kernel_name, **kwargs)
-        return _make_engine(find_imports(nb)).execute_notebook(nb, kernel_name, **kwargs)
+        return _make_engine(_choose_imports(nb)).execute_notebook(nb, kernel_name, **kwargs)
 
     @classmethod
     def nb_kernel_name(

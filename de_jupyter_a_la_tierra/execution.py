@@ -82,13 +82,14 @@ def attempt(
 ) -> dict[str, Any]:  # key, status, error, ename, notebook, returned, started, seconds y peak_memory_mb
     """Ejecuta un trabajo en un proceso vigilado; falle lo que falle, devuelve su copia y por qué."""
     payload = {**payload, "echo": echo is not None}
-    started, context = time.time(), warm_context(find_imports(json.loads(payload["notebook"])))
+    many = "key" in payload  # de un lote, vendrán más; de uno suelto no se sabe, y adelantarle lo que importa no lo acorta
+    started, context = time.time(), warm_context(find_imports(json.loads(payload["notebook"])) if many else [])
     with explain_os_errors("ejecutar el trabajo", payload["name"]), TemporaryDirectory(prefix="tierra-") as scratch:
         payload["cwd"] = payload["cwd"] if Path(payload["cwd"]).is_dir() else scratch
         source, target = Path(scratch, "in.ipynb"), Path(payload.get("target") or Path(scratch, "out.ipynb"))
         ours, theirs = Pipe(duplex=False)
         env = {**os.environ, **payload["env"]}
-        if payload.get("key"):  # de un lote: lo que escriba no puede pisar lo de sus hermanos
+        if many:  # lo que escriba no puede pisar lo de sus hermanos
             env[WORKSPACE] = str(Path(scratch, "taller"))
         process = context.Process(target=run_errand, args=(payload, env, source, target, theirs))
         with ours, ending(process):
