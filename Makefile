@@ -8,9 +8,10 @@ SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-# Ni MLflow ni Kedro llaman a casa desde aquí.
+# Ni MLflow ni Kedro ni onnxruntime llaman a casa desde aquí.
 export MLFLOW_DISABLE_TELEMETRY := true
 export KEDRO_DISABLE_TELEMETRY := 1
+export ORT_DISABLE_TELEMETRY := 1
 
 JOBS ?= 2
 HOST ?= 127.0.0.1

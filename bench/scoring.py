@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="Veces que se mide cada uno; cuenta la mejor.")
     options = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if options.write:
         return write_foods(options.write, options.rows)
     with tempfile.TemporaryDirectory() as name:

@@ -6,6 +6,7 @@
 __all__ = ['Engine', 'TRUSTED_TYPES', 'HASHES_FILE', 'as_matrix', 'Model', 'open_model', 'load_model', 'load_train_hashes']
 
 # %% ../nbs/2_kedro/15_artifact.ipynb #c003
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,6 +113,9 @@ class Model:
         return [np.asarray(r, classes.dtype).reshape(-1) if m == "predict" else r for m, r in zip(methods, raw)]
 
 # %% ../nbs/2_kedro/15_artifact.ipynb #c013
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def _open_onnx(content: bytes, threads: int) -> Engine:
     """Prepara una sesión de onnxruntime."""
     import onnxruntime

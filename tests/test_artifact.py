@@ -304,6 +304,17 @@ def test_nothing_is_unpickled(kind: str, files: dict[str, bytes], tmp_path: Path
     assert canary.exists()  # la bomba era de verdad
 
 
+def test_nobody_is_told(files: dict[str, bytes], tmp_path: Path) -> None:
+    """onnxruntime, en un hogar vacío y sin que nadie más se lo prohíba, no deja ni identificador ni nada por mandar."""
+    write_artifact(files, tmp_path / "v1")
+    silent = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")  # lo que ya lo callaría
+    env = {key: value for key, value in os.environ.items() if key not in silent} | {"HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    code = f"from de_jupyter_a_la_tierra.artifact import load_model; load_model({str(tmp_path / 'v1')!r})"
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    assert names(tmp_path / "home") == []
+
+
 # ── Discos que fallan ───────────────────────────────────────────────────────
 
 
