@@ -1647,5 +1647,7 @@ d = { 'settings': { 'branch': 'main',
                                                                                                  'de_jupyter_a_la_tierra/warming.py'),
                                                 'de_jupyter_a_la_tierra.warming.is_warm': ( '6_trabajos/warming.html#is_warm',
                                                                                             'de_jupyter_a_la_tierra/warming.py'),
+                                                'de_jupyter_a_la_tierra.warming.settle': ( '6_trabajos/warming.html#settle',
+                                                                                           'de_jupyter_a_la_tierra/warming.py'),
                                                 'de_jupyter_a_la_tierra.warming.warm_context': ( '6_trabajos/warming.html#warm_context',
                                                                                                  'de_jupyter_a_la_tierra/warming.py')}}}

@@ -31,7 +31,7 @@ from tornado.ioloop import IOLoop
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c005
 from .streams import DirectStream, PipeSession
-from .warming import ADDED, INLINE, SYS_PATH
+from .warming import ADDED, INLINE, SYS_PATH, settle
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c008
 class CellKernel(IPythonKernel):
@@ -120,6 +120,7 @@ def _become_main(out: Connection, err: Connection, env: dict[str, str], cwd: str
     faulthandler.enable(2, all_threads=False)
     process._current_process, process._parent_process, _MAIN.name = _MAIN, None, "MainProcess"
     set_start_method(None, force=True)
+    settle()
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c014
 def _introduce(shell: Any) -> None:

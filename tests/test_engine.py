@@ -28,11 +28,11 @@ NBS = Path(__file__).parent.parent / "nbs"
 PAPERMILL = Path(sys.executable).with_name("papermill")
 ENGINES = ("nbclient", "tierra")
 # Lo único que no se compara: celdas cuya figura o cuyo texto dicen cuánto se tardó, distintos cada vez con cualquier motor.
-CHANGING = ("took", "by_order", "seconds", "perf_counter", "time.time()", "time.monotonic()")
+CHANGING = ("took", "hist(times", "by_order", "seconds", "perf_counter", "time.time()", "time.monotonic()")
 SOME = (
     "2_kedro/01_errors", "2_kedro/02_dictionary", "2_kedro/03_dialects", "2_kedro/04_tables", "2_kedro/06_columns",
     "2_kedro/13_reporting", "2_kedro/14_card", "3_api/01_payload", "3_api/03_page", "4_pruebas/02_schemas",
-    "7_aterrizar/04_merging", "7_aterrizar/05_profiling",
+    "6_trabajos/18_errand", "7_aterrizar/04_merging", "7_aterrizar/05_profiling",
 )
 VARIETY = [
     "import os, sys, asyncio, subprocess\nprint('hola', name)\nprint('aviso', file=sys.stderr)\nname.upper()",
@@ -91,6 +91,7 @@ def summarize(cell: NotebookNode) -> dict:
         for name in ("stdout", "stderr")
     }
     texts = {name: re.sub(r"ipykernel_\d+", "ipykernel_0", text) for name, text in texts.items()}
+    texts = {name: re.sub(r"(?m)^\[\w+App\] .*\n", "", text) for name, text in texts.items()}  # el registro de Jupyter
     shown = [output for output in cell.outputs if output.output_type != "stream"]
     timing = sorted(cell.metadata.get("execution", {}))
     return {**texts, "shown": shown, "count": cell.execution_count, "timing": timing, "state": cell.metadata.papermill.status}
