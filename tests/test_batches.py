@@ -214,6 +214,7 @@ BAD = {  # la orden → código de salida y parte de la frase
     "odd address": (["number.ipynb", "--scheduler", "127.0.0.1:9"], 2, "no es la dirección de un planificador"),
     "nobody there": (["number.ipynb", "--scheduler", "tcp://127.0.0.1:9"], 1, "no contesta ningún planificador"),
     "lost certificates": (["number.ipynb", "--out", "lote", "--tls-ca", "ca.pem"], 2, "falta --scheduler tls://"),
+    "only certificates": (["number.ipynb", "--tls-ca", "ca.pem"], 2, "falta --scheduler tls://"),
     "workers of a cluster": (["number.ipynb", "--workers", "2", "--scheduler", "tcp://127.0.0.1:9"], 2, "--workers es para esta máquina"),
     "out is a file": (["number.ipynb", "--out", "runs.csv"], 2, "es un fichero, y un lote necesita una carpeta"),
     "busy folder": (["number.ipynb", "--out", "busy"], 2, "Otra orden está trabajando en el lote «busy»"),
