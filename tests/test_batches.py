@@ -308,6 +308,25 @@ def test_from_the_terminal(folder, tierra):
         assert ("n", "3") in base.execute("select key, value from params").fetchall()
 
 
+def test_an_idle_order_does_not_open_mlflow(folder, tierra):
+    """Repetir un lote terminado no importa MLflow; si queda algo por recoger, aunque ya no se pida, sí, y se recoge."""
+    order = ("jobs", "run", "number.ipynb", "--out", "quieto", "--workers", "1")
+    assert tierra(*order, "--grid", "n=1,2", cwd=folder).returncode == 0
+    known, loud = find_runs(folder), [tierra.path.with_name("python"), "-X", "importtime", tierra.path, *order, "--grid", "n=1"]
+
+    def repeat() -> bool:
+        """Repite la orden, que ahora pide uno solo, y dice si ha importado MLflow."""
+        done = subprocess.run(loud, cwd=folder, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "Trabajos hechos: 0, y 1 ya lo estaban" in done.stdout, done.stderr
+        return bool(re.search(r"\| +mlflow$", done.stderr, re.MULTILINE))
+
+    assert not repeat() and find_runs(folder) == known
+    lost = next((folder / "quieto/notebooks").glob("002-*"))
+    lost.unlink()  # ya no está hecho: su ejecución sobra
+    assert repeat() and len(find_runs(folder)) == len(known) - 1
+    assert not repeat()
+
+
 def test_table_and_report(folder, tierra):
     """Lo que salió, en una tabla, en un CSV y en una página."""
     shown = tierra("jobs", "table", "lote", cwd=folder)
