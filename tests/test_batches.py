@@ -27,11 +27,12 @@ from de_jupyter_a_la_tierra.project import Project, find_project
 
 PARAMETERS = """
 n: int = 1  # un número, [0, 100]
-what: str = "square"  # qué se hace con él; uno de: square, fail, hang, grow, die, once
+what: str = "square"  # qué se hace con él; uno de: square, fail, hang, grow, die, once, full, choke
 path: str = ""  # un fichero de entrada
 """
 SOURCE = """
 import os
+import resource
 import time
 from pathlib import Path
 from de_jupyter_a_la_tierra.outcomes import hand_back
@@ -44,6 +45,11 @@ if what == "hang":
 if what == "grow":
     ballast = bytearray(b"x") * (1 << 30)
     time.sleep(600)
+if what == "full":
+    open("/dev/full", "w").write("x" * 9000)
+if what == "choke":  # quien guarda la libreta se queda sin sitio
+    resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (9000, 9000))
+    print("x" * 20000)
 if what == "die":
     os.kill(os.getpid(), 9)
 if what == "once" and not Path(f"once-{n}").exists():
@@ -127,6 +133,19 @@ def test_retries(batch):
     assert [(entry.status, entry.attempts) for entry in entries] == [("done", 2), ("failed", 2)]
     summary, entries = batch({"n": 1, "what": "once"}, {"n": 2, "what": "fail"})
     assert (summary.kept, summary.failed) == (1, 1) and [entry.attempts for entry in entries] == [2, 3]
+
+
+def test_no_room_for_one_job(project, batch):
+    """Si a un trabajo le falta sitio, en lo suyo o al guardar su libreta, se dice dónde; los demás siguen y se puede repetir."""
+    asked = ({"n": 1, "what": "full"}, {"n": 2, "what": "choke"}, {"n": 3})
+    summary, entries = batch(*asked)
+    assert (summary.done, summary.failed) == (1, 2) and entries[2].returned == {"square": 9}
+    assert "falló en la celda 3: no queda sitio en el disco. Lo provisional se escribe en «" in entries[0].error
+    assert re.search(r"^No se pudo guardar la libreta según se ejecuta en «.+»: el sistema no deja escribir", entries[1].error)
+    for entry in entries:
+        assert read_copy(project, entry).metadata.tierra.error == entry.error
+    again, entries = batch(*asked)
+    assert (again.kept, again.failed) == (1, 2) and [entry.attempts for entry in entries] == [2, 2, 1]
 
 
 def test_fail_fast(batch):
