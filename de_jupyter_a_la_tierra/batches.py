@@ -97,6 +97,7 @@ class _Batch:
     def start(self, entry: Entry) -> tuple[Entry, Future]:
         """Empieza un trabajo, después de deshacer la ejecución de un intento anterior que falló."""
         name, folder = self.notebook.stem, self.folder
+        self.ledger.agreed = False  # hasta que se recoja, MLflow sabe más que el libro
         self.runs.discard(entry.run_id)
         tags = {"tierra.batch": self.ledger.batch_id, "tierra.job.key": entry.key}
         run_id = self.runs.open(name, entry.parameters, tags)

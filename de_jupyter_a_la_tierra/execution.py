@@ -19,7 +19,7 @@ from threading import Event
 from typing import Any, TextIO
 
 # %% ../nbs/6_trabajos/19_execution.ipynb #c004
-from .errand import run_errand
+from .errand import explain_full_disk, run_errand
 from .errors import TierraError, UsageError, WorkError, explain_os_errors
 from .jobs import find_notebook
 from .outcomes import read_outcomes, split_metrics
@@ -49,7 +49,8 @@ def _explain(payload: dict[str, Any], watched: Watched) -> tuple[str, str]:
     if answer["ename"] in ("UsageError", "WorkError"):
         return "failed", answer["evalue"]
     where = f" en la celda {answer['cell']}" if answer["cell"] else ""
-    return "failed", f"El trabajo «{name}» falló{where}: {answer['ename']}: {answer['evalue']}".rstrip(". ") + "."
+    reason = explain_full_disk(answer["evalue"]) or f"{answer['ename']}: {answer['evalue']}".rstrip(". ") + "."
+    return "failed", f"El trabajo «{name}» falló{where}: {reason}"
 
 # %% ../nbs/6_trabajos/19_execution.ipynb #c009
 def _seal(text: str, payload: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:

@@ -134,6 +134,18 @@ class Ledger:
         with _explained(self.path):
             return _select(self._base, every)
 
+    @property
+    def agreed(self) -> bool:
+        """Si MLflow decía lo mismo que el libro la última vez que se miró, y nadie ha tocado ninguno de los dos desde entonces."""
+        with _explained(self.path):
+            return bool(self._base.execute("select 1 from batch where key = 'agreed'").fetchall())
+
+    @agreed.setter
+    def agreed(self, value: bool) -> None:
+        change = "insert or ignore into batch values ('agreed', '')" if value else "delete from batch where key = 'agreed'"
+        with _explained(self.path):
+            self._base.execute(change)
+
     def close(self) -> None:
         """Cierra la base."""
         self._base.close()

@@ -82,19 +82,10 @@ def _settle(ledger: Ledger, folder: Path, entry: Entry) -> Entry:
         return ledger.update(entry, status="done", notebook=path, returned=read_outcomes(folder / path), error="", **told)
     return ledger.update(entry, status="pending") if entry.status == "running" else entry
 
-# %% ../nbs/6_trabajos/23_recovery.ipynb #c013
-def recover(
-    ledger: Ledger,  # el libro del lote
-    runs: Runs,  # las ejecuciones del proyecto
-    folder: Path,  # la carpeta del lote
-    job: str,  # el nombre de la libreta
-) -> None:
-    """Termina lo que una orden anterior dejó casi hecho y deshace lo que dejó a medias, aquí y en MLflow."""
-    for draft in (folder / FOLDER).glob(".*.tmp"):
-        draft.unlink(missing_ok=True)
-    entries = {entry.key: _settle(ledger, folder, entry) for entry in ledger.list_entries(every=True)}
-    known = {run.info.run_id: run for run in runs.find("tierra.batch", ledger.batch_id)}
-    for run in known.values():
+# %% ../nbs/6_trabajos/23_recovery.ipynb #5e534bc5
+def _reconcile(ledger: Ledger, runs: Runs, folder: Path, job: str, entries: dict[str, Entry]) -> None:
+    """Deja en MLflow una ejecución cerrada por trabajo terminado, y ninguna más."""
+    for run in runs.find("tierra.batch", ledger.batch_id):
         entry = entries.get(run.data.tags.get("tierra.job.key", ""))
         if entry is None or entry.status not in ("done", "failed") or entry.run_id != run.info.run_id:
             runs.discard(run.info.run_id)
@@ -105,3 +96,21 @@ def recover(
             tags = {"tierra.batch": ledger.batch_id, "tierra.job.key": entry.key}
             if run_id := runs.open(job, entry.parameters, tags, entry.started):
                 close_run(runs, folder, ledger.update(entry, run_id=run_id))
+
+# %% ../nbs/6_trabajos/23_recovery.ipynb #c013
+def recover(
+    ledger: Ledger,  # el libro del lote
+    runs: Runs,  # las ejecuciones del proyecto
+    folder: Path,  # la carpeta del lote
+    job: str,  # el nombre de la libreta
+) -> None:
+    """Termina lo que una orden anterior dejó casi hecho y deshace lo que dejó a medias, aquí y en MLflow."""
+    for draft in (folder / FOLDER).glob(".*.tmp"):
+        draft.unlink(missing_ok=True)
+    agreed, ledger.agreed = ledger.agreed, False  # hasta el final: si esto se corta, la orden siguiente vuelve a mirar
+    before = ledger.list_entries(every=True)
+    entries = {entry.key: _settle(ledger, folder, entry) for entry in before}
+    if not agreed or [*entries.values()] != before or any(entry.status == "done" and not entry.run_id for entry in before):
+        _reconcile(ledger, runs, folder, job, entries)
+        agreed = runs.complete
+    ledger.agreed = agreed

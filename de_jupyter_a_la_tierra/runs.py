@@ -9,6 +9,7 @@ __all__ = ['Runs', 'open_runs']
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,30 @@ class Runs:
 
     def __init__(
         self,
-        client: Any,  # un `MlflowClient` que contesta; `None` si no se apunta nada
-        experiment: str = "",  # el número del experimento
+        connect: Callable[[], tuple[Any, str]],  # da un `MlflowClient` que contesta, o `None`, y el número del experimento
     ):
-        self._client, self._experiment = client, experiment
+        self._connect, self._client, self._experiment = connect, None, ""
+        self.complete = True  # si hasta ahora se ha hecho todo lo que se pidió
+
+    def _reach(self) -> Any:
+        """El cliente de MLflow, que no se abre hasta que hace falta; `None` si no se apunta nada o si no contesta."""
+        if self._connect is not None:
+            connect, self._connect, self.complete = self._connect, None, False
+            try:
+                self._client, self._experiment = connect()
+                self.complete = True
+            except Exception as error:
+                _logger.warning("MLflow %s: el trabajo sigue sin apuntarse en él.", describe_trouble(error))
+        return self._client
 
     def _try(self, action: Callable[[], Any], default: Any, consequence: str) -> Any:
         """Hace algo con MLflow; si falla, lo dice, y si es que no contesta, no vuelve a intentar nada."""
-        if self._client is None:
+        if self._reach() is None:
             return default
         try:
             return action()
         except Exception as error:
+            self.complete = False
             trouble = describe_trouble(error)
             _logger.warning("MLflow %s: %s.", trouble, consequence)
             self._client = None if trouble == "no contesta" else self._client
@@ -127,24 +140,20 @@ class Runs:
 def open_runs(
     project: Project,  # lo que devolvió `find_project`
 ) -> Runs:  # que no apuntará nada, si el proyecto no usa MLflow o si MLflow no contesta
-    """Prepara MLflow para apuntar los trabajos de un proyecto."""
-    try:
-        return _connect(project)
-    except Exception as error:
-        _logger.warning("MLflow %s: el trabajo sigue sin apuntarse en él.", describe_trouble(error))
-        return Runs(None)
+    """Prepara lo que hace falta para apuntar los trabajos de un proyecto; MLflow no se abre hasta que se le pide algo."""
+    return Runs(partial(_connect, project))
 
 # %% ../nbs/6_trabajos/16_runs.ipynb #c010
-def _connect(project: Project) -> Runs:
-    """Encuentra el experimento de un proyecto; si no existe, lo crea."""
+def _connect(project: Project) -> tuple[Any, str]:
+    """El cliente de MLflow y el número del experimento de un proyecto, que si no existe se crea; `None` si no usa MLflow."""
     from kedro.config import OmegaConfigLoader
 
     env = "local" if (project.conf / "local").is_dir() else "base"
     config = read_config(OmegaConfigLoader(str(project.conf), base_env="base", default_run_env=env))
     if config is None:
-        return Runs(None)
+        return None, ""
     client = connect(project.root, config)
     title = config.get("tracking", {}).get("experiment", {}).get("name") or project.package.rpartition(".")[2]
     known, place = client.get_experiment_by_name(title), (project.root / "mlruns").as_uri()
     experiment = known.experiment_id if known else client.create_experiment(title, place if is_local(client.tracking_uri) else None)
-    return Runs(client, experiment)
+    return client, experiment

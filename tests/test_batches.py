@@ -27,11 +27,12 @@ from de_jupyter_a_la_tierra.project import Project, find_project
 
 PARAMETERS = """
 n: int = 1  # un número, [0, 100]
-what: str = "square"  # qué se hace con él; uno de: square, fail, hang, grow, die, once
+what: str = "square"  # qué se hace con él; uno de: square, fail, hang, grow, die, once, full, choke
 path: str = ""  # un fichero de entrada
 """
 SOURCE = """
 import os
+import resource
 import time
 from pathlib import Path
 from de_jupyter_a_la_tierra.outcomes import hand_back
@@ -44,6 +45,11 @@ if what == "hang":
 if what == "grow":
     ballast = bytearray(b"x") * (1 << 30)
     time.sleep(600)
+if what == "full":
+    open("/dev/full", "w").write("x" * 9000)
+if what == "choke":  # quien guarda la libreta se queda sin sitio
+    resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (9000, 9000))
+    print("x" * 20000)
 if what == "die":
     os.kill(os.getpid(), 9)
 if what == "once" and not Path(f"once-{n}").exists():
@@ -127,6 +133,19 @@ def test_retries(batch):
     assert [(entry.status, entry.attempts) for entry in entries] == [("done", 2), ("failed", 2)]
     summary, entries = batch({"n": 1, "what": "once"}, {"n": 2, "what": "fail"})
     assert (summary.kept, summary.failed) == (1, 1) and [entry.attempts for entry in entries] == [2, 3]
+
+
+def test_no_room_for_one_job(project, batch):
+    """Si a un trabajo le falta sitio, en lo suyo o al guardar su libreta, se dice dónde; los demás siguen y se puede repetir."""
+    asked = ({"n": 1, "what": "full"}, {"n": 2, "what": "choke"}, {"n": 3})
+    summary, entries = batch(*asked)
+    assert (summary.done, summary.failed) == (1, 2) and entries[2].returned == {"square": 9}
+    assert "falló en la celda 3: no queda sitio en el disco. Lo provisional se escribe en «" in entries[0].error
+    assert re.search(r"^No se pudo guardar la libreta según se ejecuta en «.+»: el sistema no deja escribir", entries[1].error)
+    for entry in entries:
+        assert read_copy(project, entry).metadata.tierra.error == entry.error
+    again, entries = batch(*asked)
+    assert (again.kept, again.failed) == (1, 2) and [entry.attempts for entry in entries] == [2, 2, 1]
 
 
 def test_fail_fast(batch):
@@ -214,6 +233,7 @@ BAD = {  # la orden → código de salida y parte de la frase
     "odd address": (["number.ipynb", "--scheduler", "127.0.0.1:9"], 2, "no es la dirección de un planificador"),
     "nobody there": (["number.ipynb", "--scheduler", "tcp://127.0.0.1:9"], 1, "no contesta ningún planificador"),
     "lost certificates": (["number.ipynb", "--out", "lote", "--tls-ca", "ca.pem"], 2, "falta --scheduler tls://"),
+    "only certificates": (["number.ipynb", "--tls-ca", "ca.pem"], 2, "falta --scheduler tls://"),
     "workers of a cluster": (["number.ipynb", "--workers", "2", "--scheduler", "tcp://127.0.0.1:9"], 2, "--workers es para esta máquina"),
     "out is a file": (["number.ipynb", "--out", "runs.csv"], 2, "es un fichero, y un lote necesita una carpeta"),
     "busy folder": (["number.ipynb", "--out", "busy"], 2, "Otra orden está trabajando en el lote «busy»"),
@@ -305,6 +325,25 @@ def test_from_the_terminal(folder, tierra):
     with closing(sqlite3.connect(folder / "mlflow.db")) as base:
         assert sorted(base.execute("select key, value from metrics").fetchall()) == [("square", 1.0), ("square", 4.0)]
         assert ("n", "3") in base.execute("select key, value from params").fetchall()
+
+
+def test_an_idle_order_does_not_open_mlflow(folder, tierra):
+    """Repetir un lote terminado no importa MLflow; si queda algo por recoger, aunque ya no se pida, sí, y se recoge."""
+    order = ("jobs", "run", "number.ipynb", "--out", "quieto", "--workers", "1")
+    assert tierra(*order, "--grid", "n=1,2", cwd=folder).returncode == 0
+    known, loud = find_runs(folder), [tierra.path.with_name("python"), "-X", "importtime", tierra.path, *order, "--grid", "n=1"]
+
+    def repeat() -> bool:
+        """Repite la orden, que ahora pide uno solo, y dice si ha importado MLflow."""
+        done = subprocess.run(loud, cwd=folder, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "Trabajos hechos: 0, y 1 ya lo estaban" in done.stdout, done.stderr
+        return bool(re.search(r"\| +mlflow$", done.stderr, re.MULTILINE))
+
+    assert not repeat() and find_runs(folder) == known
+    lost = next((folder / "quieto/notebooks").glob("002-*"))
+    lost.unlink()  # ya no está hecho: su ejecución sobra
+    assert repeat() and len(find_runs(folder)) == len(known) - 1
+    assert not repeat()
 
 
 def test_table_and_report(folder, tierra):

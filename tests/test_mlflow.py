@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,7 +51,8 @@ def serve(*args: str | Path, cwd: Path, health: str = "/health", seconds: float 
     """Levanta un servidor de MLflow en un puerto libre, espera a que conteste y lo baja al salir."""
     port, server_is_starting = find_port(), threading.Event()
     log = cwd / f"servidor_{port}.log"
-    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"} | env
+    quick = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # sin los procesos que evalúan con LLM
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | quick | env
     with log.open("w") as heard:
         server = subprocess.Popen(
             [BIN / "mlflow", *args, "--port", str(port), "--host", "127.0.0.1"],
@@ -79,11 +80,24 @@ def kill(server: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
+def backend(tmp_path_factory) -> Callable[[Path], tuple]:
+    """Las opciones de un servidor que empieza vacío: las tablas se crean una vez y cada uno tiene su copia."""
+    empty = tmp_path_factory.mktemp("vacia")
+    connect(empty, {})
+
+    def prepare(folder: Path) -> tuple:
+        shutil.copy(empty / "mlflow.db", folder / "server.db")
+        where = ("--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", folder / "files")
+        return "server", *where, "--workers", "1"
+
+    return prepare
+
+
+@pytest.fixture(scope="module")
+def server(backend, tmp_path_factory) -> Iterator[str]:
     """Un servidor de MLflow para todas las pruebas que lo quieran."""
     folder = tmp_path_factory.mktemp("servidor")
-    args = ("server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder / "files")
-    with serve(*args, "--workers", "1", cwd=folder) as (uri, _):
+    with serve(*backend(folder), cwd=folder) as (uri, _):
         yield uri
 
 
@@ -263,10 +277,10 @@ def test_any_server_by_its_address(tierra, project, server, tmp_path, monkeypatc
     assert load_model(resolve_model(find_project(tmp_path), "models:/catfood@champion")).info["name"] == "catfood"
 
 
-def test_the_server_dies_in_the_middle(tierra, project, tmp_path, monkeypatch):
+def test_the_server_dies_in_the_middle(tierra, project, backend, tmp_path, monkeypatch):
     """Se mata al servidor con la ejecución a medias: se dice, el modelo está entero y luego se da de alta."""
     shutil.copytree(project / "data/01_raw", tmp_path / "data/01_raw")
-    args = ("server", "--backend-store-uri", f"sqlite:///{tmp_path}/s.db", "--artifacts-destination", tmp_path / "files", "--workers", "1")
+    args = backend(tmp_path)
     with serve(*args, cwd=tmp_path) as (uri, process):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         run = subprocess.Popen([tierra.path, "run"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -353,7 +367,7 @@ def test_mlflow_serves_the_champion(tierra, copy):
 @pytest.mark.long
 def test_the_web_opens_in_the_project_folder(project):
     """`mlflow ui`, sin opciones y en la raíz, enseña lo apuntado."""
-    with serve("ui", "--workers", "1", cwd=project) as (uri, _):
+    with serve("ui", "--workers", "1", cwd=project, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="true") as (uri, _):
         assert b"<title>MLflow</title>" in fetch(uri)
         found = json.loads(fetch(f"{uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name=catfood"))
         assert found["experiment"]["lifecycle_stage"] == "active"

@@ -17,7 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 NOTEBOOKS = Path(__file__).parents[1] / "nbs/6_trabajos"
-PAGE = "\n".join(cell.source for cell in nbformat.read(NOTEBOOKS / "42_programar.ipynb", as_version=4).cells)
+PAGE = "\n".join(cell.source for cell in nbformat.read(NOTEBOOKS / "43_programar.ipynb", as_version=4).cells)
 TOY = """import os
 from pathlib import Path
 Path("hechos.txt").open("a").write(f"{model_type} {os.getcwd()}\\n")
