@@ -7,7 +7,6 @@ __all__ = ['ClusterLost', 'ClusterExecutor', 'open_executor']
 
 # %% ../nbs/6_trabajos/27_cluster.ipynb #c003
 import os
-import pickle
 import threading
 import time
 import uuid
@@ -23,7 +22,7 @@ from typing import Any
 
 # %% ../nbs/6_trabajos/27_cluster.ipynb #c004
 from .errors import WorkError
-from .remote import PACKAGE, check_versions, connect_scheduler, explain_remote, seal_call
+from .remote import PACKAGE, check_versions, connect_scheduler, explain_remote, name_function, run_call
 
 # %% ../nbs/6_trabajos/27_cluster.ipynb #c007
 class ClusterLost(WorkError):
@@ -45,7 +44,7 @@ class ClusterExecutor(Executor):
     ):
         self._client, self._address, self._patience = client, address, patience
         self._remote, self.slots = client.get_executor(pure=False), sum(client.nthreads().values())
-        self._queue: deque[tuple[Future, bytes, str]] = deque()
+        self._queue: deque[tuple[Future, tuple, str]] = deque()
         self._sent: dict[Future, Future] = {}
         self._woken, self._closed = threading.Event(), False
         threading.Thread(target=self._watch, daemon=True, name="tierra-cluster").start()
@@ -53,14 +52,14 @@ class ClusterExecutor(Executor):
     def submit(
         self,
         fn: Callable,  # una función de un módulo que los workers puedan importar
-        *args: Any,  # sus argumentos, que viajan por valor
+        *args: Any,  # sus argumentos, que viajan por valor: de la biblioteca estándar o de este paquete
         **kwargs: Any,  # los que tienen nombre
     ) -> Future:
         """Manda una llamada a un worker, el que sea."""
         if self._closed:
             raise RuntimeError("El clúster ya está cerrado.")
         future = Future()
-        self._queue.append((future, seal_call(fn, args, kwargs), f"{fn.__name__}-{uuid.uuid4().hex}"))
+        self._queue.append((future, (name_function(fn), args, kwargs), f"{fn.__name__}-{uuid.uuid4().hex}"))
         future.add_done_callback(self._wake)
         self._woken.set()
         return future
@@ -90,10 +89,14 @@ class ClusterExecutor(Executor):
     def _feed(self) -> None:
         """Manda lo que quepa: lo que esperase turno en un worker correría su suerte."""
         while self._queue and len(self._sent) < max(self.slots, 1):
-            future, blob, key = self._queue[0]
+            future, call, key = self._queue[0]
             if not future.done():
-                remote = self._sent[future] = self._remote.submit(pickle.loads, blob, key=key)
-                remote.add_done_callback(partial(self._settle, future))
+                try:
+                    remote = self._sent[future] = self._remote.submit(run_call, version(PACKAGE), *call, key=key)
+                    remote.add_done_callback(partial(self._settle, future))
+                except Exception as error:  # un argumento que no puede viajar
+                    with suppress(InvalidStateError):
+                        future.set_exception(error)
             self._queue.popleft()
 
     def _forget(self) -> None:
@@ -146,6 +149,14 @@ class ClusterExecutor(Executor):
         self._closed = True
         self._woken.set()
 
+# %% ../nbs/6_trabajos/27_cluster.ipynb #812192d2
+def _ask_scheduler(client: Any) -> Any:
+    """La versión del paquete que tiene un planificador, o el error que dio al preguntársela."""
+    try:
+        return client.run_on_scheduler(version, PACKAGE)
+    except ModuleNotFoundError as error:
+        return error
+
 # %% ../nbs/6_trabajos/27_cluster.ipynb #c009
 @contextmanager
 def open_executor(
@@ -166,7 +177,7 @@ def open_executor(
             client.wait_for_workers(1, timeout=patience)
         except TimeoutError as error:
             raise WorkError(f"El planificador «{address}» no tiene ningún worker: arranca alguno con «dask worker {address}».") from error
-        check_versions(client.run(version, PACKAGE, on_error="return"), version(PACKAGE))
+        check_versions({address: _ask_scheduler(client)} | client.run(version, PACKAGE, on_error="return"), version(PACKAGE))
         executor = ClusterExecutor(client, address, patience)
         try:
             yield executor

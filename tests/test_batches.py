@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -17,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from de_jupyter_a_la_tierra import cluster
 from de_jupyter_a_la_tierra.batches import LocalExecutor, Policy, run_batch
 from de_jupyter_a_la_tierra.cli_jobs import jobs
 from de_jupyter_a_la_tierra.errors import TierraError, UsageError
@@ -255,6 +257,7 @@ def place(tmp_path_factory) -> Path:
 def test_bad_calls(place, monkeypatch, args, code, says):
     """Lo mal pedido se dice en una frase y con su código, antes de que empiece nada."""
     monkeypatch.chdir(place)
+    monkeypatch.setattr(cluster, "open_executor", partial(cluster.open_executor, timeout=1))
     before = sorted(place.rglob("*"))
     with lock_batch(place / "busy") if "busy" in args else nullcontext():
         error = CliRunner().invoke(jobs, ["run", *args]).exception

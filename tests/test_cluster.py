@@ -1,10 +1,14 @@
 """Un lote en un clúster de verdad: `dask scheduler` y `dask worker` en sus procesos, y alguno que muere a mitad."""
+import copy
+import importlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -177,6 +181,51 @@ def test_losing_the_scheduler_stops_the_batch_and_it_resumes(cluster, job, tierr
     assert len(entries) == JOBS and entries | done == entries
 
 
+# --- Lo que viaja ------------------------------------------------------------------------------------------------
+
+
+def test_arguments_arrive_as_they_are(cluster):
+    """Nada de lo que se manda se toma por otra cosa, sea grande, una tupla o el nombre de otra tarea; lo de aquí no cambia."""
+    cluster.add_worker()
+    with open_executor(cluster.address) as executor:
+        executor.submit(time.sleep, 600)
+        wait_until(lambda: executor._client.futures)
+        [key] = executor._client.futures
+        cluster.add_worker()
+        sent = {"notebook": "ñ\n" * 1_000_000, "call": (len, "gato"), "key": key, key: [key, (key, 0)]}
+        before = copy.deepcopy(sent)
+        assert executor.submit(copy.deepcopy, sent).result(60) == before == sent
+        executor.shutdown(wait=False)
+
+
+def test_what_cannot_travel_fails_alone(cluster, tmp_path, monkeypatch):
+    """Un módulo que allí no está, o un argumento que no se puede mandar, es el error de un trabajo; el worker sigue."""
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only/only_here.py").write_text("def add(number):\n    return number + 1\n")
+    cluster.add_worker()
+    monkeypatch.syspath_prepend(tmp_path / "only")
+    add = importlib.import_module("only_here").add
+    with open_executor(cluster.address, patience=5) as executor:
+        with pytest.raises(WorkError, match="A un worker le falta «only_here»"):
+            executor.submit(add, 1).result(30)
+        with pytest.raises(TypeError):
+            executor.submit(len, threading.Lock()).result(30)
+        assert executor.submit(len, "gato").result(30) == 4
+
+
+def test_a_latecomer_without_the_package_does_no_harm(cluster, tmp_path):
+    """Un worker que llega a mitad sin el paquete se va, y lo suyo lo hacen los demás."""
+    (tmp_path / "none/de_jupyter_a_la_tierra").mkdir(parents=True)
+    (tmp_path / "none/de_jupyter_a_la_tierra/__init__.py").touch()
+    cluster.add_worker()
+    with open_executor(cluster.address) as executor:
+        useless = cluster.add_worker(env={"PYTHONPATH": str(tmp_path / "none")})
+        wait_until(lambda: executor.slots == 2)
+        futures = [executor.submit(len, "gato" * number) for number in range(8)]
+        assert [future.result(60) for future in futures] == [4 * number for number in range(8)]
+        assert useless.wait(30) == 0
+
+
 # --- Lo que se pierde --------------------------------------------------------------------------------------------
 
 
@@ -226,14 +275,22 @@ def test_nobody_there(cluster):
         pass
 
 
-def test_a_worker_with_another_version_is_refused(cluster, tmp_path):
-    """Un worker con otra versión del paquete haría otra cosa: se dice antes de mandarle nada."""
+@pytest.mark.parametrize("who", ["worker", "scheduler"])
+def test_another_version_is_refused(tmp_path, monkeypatch, who):
+    """Un worker con otra versión del paquete haría otra cosa, y el planificador no lo entendería: se dice antes de mandar nada."""
     old = tmp_path / "old/de_jupyter_a_la_tierra-0.0.1.dist-info"
     old.mkdir(parents=True)
     (old / "METADATA").write_text("Metadata-Version: 2.1\nName: de-jupyter-a-la-tierra\nVersion: 0.0.1\n")
-    cluster.add_worker(env={"PYTHONPATH": str(old.parent)})
-    with pytest.raises(WorkError, match=r"«tcp://127.0.0.1:\d+» tiene la versión 0.0.1. Instálala allí"), open_executor(cluster.address):
-        pass
+    with monkeypatch.context() as patch, ExitStack() as stack:
+        if who == "scheduler":
+            patch.setenv("PYTHONPATH", str(old.parent))
+        cluster = stack.enter_context(start_cluster(tmp_path))
+        patch.undo()
+        cluster.add_worker(env={"PYTHONPATH": str(old.parent)} if who == "worker" else None)
+        with pytest.raises(WorkError) as raised, open_executor(cluster.address):
+            pass
+        said = re.fullmatch(r".*«(tcp://127.0.0.1:\d+)» tiene la versión 0.0.1. Instálala allí.*", str(raised.value))
+        assert said and (said[1] == cluster.address) == (who == "scheduler")
 
 
 # --- TLS ---------------------------------------------------------------------------------------------------------

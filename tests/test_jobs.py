@@ -207,6 +207,21 @@ def test_ctrl_c_closes_the_run(folder, trained, tierra):
     assert not left and "RUNNING" not in [run["status"] for run in find_runs(folder, "entrenar")]
 
 
+def test_predicting_takes_what_tierra_predict_takes(folder, trained, tierra):
+    """Una dirección de fsspec con un comodín, y la salida en Parquet: el trabajo puntúa lo mismo que la orden."""
+    (folder / "mes").mkdir()
+    for name in ("enero", "febrero"):
+        (folder / f"mes/{name}.csv").write_text(SHEET, encoding="cp1252")
+    done = tierra("jobs", "run", "predecir", "-p", "input", f"file://{folder}/mes/*.csv", "-p", "output", f"file://{folder}/mes.parquet",
+                  "-p", "max_bad_share", "0.6", "-o", "mes.ipynb", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert tierra("predict", "mes", "mes.csv", "--params", "max_bad_share=0.6", cwd=folder).returncode == 0
+    ours, theirs = pd.read_parquet(folder / "mes.parquet"), pd.read_csv(folder / "mes.csv", sep=";", decimal=",", encoding="cp1252")
+    assert len(ours) == 4 and ours["score"].dropna().tolist() == theirs["score"].dropna().tolist()
+    shown = read_text(folder / "mes.ipynb")
+    assert "Comidas puntuadas: 2; en cuarentena: 2" in shown and f"file://{folder}/mes.parquet" in shown
+
+
 # --- papermill a secas -------------------------------------------------------------------------------------------
 
 
