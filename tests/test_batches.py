@@ -6,10 +6,12 @@ import pty
 import re
 import signal
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -19,11 +21,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from de_jupyter_a_la_tierra.batches import LocalExecutor, Policy, run_batch
 from de_jupyter_a_la_tierra.cli_jobs import jobs
-from de_jupyter_a_la_tierra.errors import TierraError, UsageError
-from de_jupyter_a_la_tierra.ledger import Entry, read_ledger
+from de_jupyter_a_la_tierra.errors import TierraError, UsageError, WorkError
+from de_jupyter_a_la_tierra.ledger import Entry, Ledger, read_ledger
 from de_jupyter_a_la_tierra.locks import lock_batch
 from de_jupyter_a_la_tierra.planning import identify_jobs, plan_batch
 from de_jupyter_a_la_tierra.project import Project, find_project
+from de_jupyter_a_la_tierra.recovery import name_copy, recover, write_copy
+from de_jupyter_a_la_tierra.runs import Runs
 
 PARAMETERS = """
 n: int = 1  # un número, [0, 100]
@@ -189,6 +193,94 @@ def test_a_lost_copy_is_done_again_and_a_lost_ledger_is_not(project, batch):
     (project.root / "lote/batch.db").unlink()
     summary, again = batch({"n": 1}, {"n": 2})
     assert summary.kept == 2 and [entry.returned for entry in again] == [{"square": 1}, {"square": 4}]
+
+
+# --- Lo que queda en el disco -----------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_on_disk_before_it_counts(tmp_path, monkeypatch):
+    """Primero el contenido al disco, luego el nombre, y al final la carpeta: la copia de antes vale hasta el cambio."""
+    path, seen, sync = tmp_path / "notebooks/001.ipynb", [], os.fsync
+
+    def watch(number: int) -> None:
+        seen.append((stat.S_ISDIR(os.fstat(number).st_mode), path.read_text() if path.exists() else None))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    write_copy(path, "una")
+    write_copy(path, "otra")
+    assert seen == [(False, None), (True, "una"), (False, "una"), (True, "otra")]
+
+
+def test_the_ledger_is_synchronous_and_registers_all_or_nothing(tmp_path):
+    """El libro llega al disco en cada apunte, y si registrar falla a mitad queda como estaba."""
+    with closing(Ledger(tmp_path)) as ledger:
+        assert ledger._base.execute("pragma synchronous").fetchone() == (2,)
+        ledger.register({"a": {}})
+        ledger._base.execute("create trigger no before insert on jobs when new.key = 'c' begin select raise(abort, 'no cabe'); end")
+        with pytest.raises(WorkError, match="no cabe"):
+            ledger.register({"b": {}, "c": {}})
+    assert [entry.key for entry in read_ledger(tmp_path)] == ["a"]
+
+
+class MemoryRuns(Runs):
+    """Las ejecuciones, en la memoria: de cada una, su trabajo, cómo está, cuándo empezó y cuándo acabó."""
+
+    def __init__(self, **opened: str):
+        self.known = {run: {"key": key, "status": "RUNNING", "ended": None} for run, key in opened.items()}
+
+    def open(self, name, values, tags=None, started=None):
+        run = "new"
+        self.known[run] = {"key": tags["tierra.job.key"], "status": "RUNNING", "started": started}
+        return run
+
+    def close(self, run_id, notebook, done=True, values=None, metrics=None, ended=None):
+        assert notebook.exists()
+        self.known[run_id] |= {"status": "FINISHED" if done else "FAILED", "ended": ended}
+
+    def find(self, tag, value):
+        return [
+            SimpleNamespace(info=SimpleNamespace(run_id=run, status=told["status"]), data=SimpleNamespace(tags={"tierra.job.key": told["key"]}))
+            for run, told in self.known.items()
+        ]
+
+    def discard(self, run_id):
+        del self.known[run_id]
+
+
+def seal(folder: Path, entry: Entry, key: str, run_id: str, status: str = "done") -> str:
+    """Deja la copia de un trabajo, como la de quien murió antes de apuntarla."""
+    told = {"key": key, "status": status, "started": 100.0, "seconds": 5.0, "peak_memory_mb": 80.0, "run_id": run_id}
+    write_copy(folder / name_copy(entry, "number"), json.dumps({"cells": [], "metadata": {"tierra": told}}))
+    return name_copy(entry, "number")
+
+
+def test_what_was_cut_is_settled(tmp_path):
+    """Se adopta lo que terminó bien y es suyo, con su hora; lo demás se deshace, y no quedan borradores."""
+    kinds = ("finished", "failed", "stranger", "twice", "unnoted", "closed")
+    keys = {kind: f"{number:08x}{kind}" for number, kind in enumerate(kinds)}
+    runs = MemoryRuns(r1=keys["finished"], r2=keys["failed"], r3=keys["stranger"], r4=keys["twice"], r4b=keys["twice"], r6=keys["closed"])
+    with closing(Ledger(tmp_path)) as ledger:
+        ledger.register({key: {"n": 1} for key in keys.values()})
+        entries = dict(zip(kinds, ledger.list_entries(), strict=True))
+        for kind in ("finished", "failed", "stranger"):
+            entries[kind] = ledger.update(entries[kind], status="running")
+        seal(tmp_path, entries["finished"], keys["finished"], "r1")
+        seal(tmp_path, entries["failed"], keys["failed"], "r2", "failed")
+        seal(tmp_path, entries["stranger"], f"{keys['stranger'][:8]}otro", "r3")  # las mismas ocho letras
+        for kind, run, status in (("twice", "r4", "done"), ("unnoted", "", "done"), ("closed", "r6", "failed")):
+            copy = seal(tmp_path, entries[kind], keys[kind], run, status)
+            ledger.update(entries[kind], status=status, notebook=copy, run_id=run, started=100.0, seconds=5.0)
+        (tmp_path / "notebooks/.007.ipynb.x.tmp").touch()
+        recover(ledger, runs, tmp_path, "number")
+        assert [entry.status for entry in ledger.list_entries()] == ["done", "pending", "pending", "done", "done", "failed"]
+        assert [entry.run_id for entry in ledger.list_entries()][:5] == ["r1", "", "", "r4", "new"]
+    told = {run: (known["key"], known["status"], known["ended"]) for run, known in runs.known.items()}
+    assert told == {
+        "r1": (keys["finished"], "FINISHED", 105.0), "r4": (keys["twice"], "FINISHED", 105.0), "r6": (keys["closed"], "FAILED", 105.0),
+        "new": (keys["unnoted"], "FINISHED", 105.0),
+    }
+    assert runs.known["new"]["started"] == 100.0 and not list((tmp_path / "notebooks").glob(".*"))
 
 
 # --- Lo mal pedido ----------------------------------------------------------------------------------------------------
