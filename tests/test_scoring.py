@@ -299,6 +299,21 @@ def test_executor_gives_the_same_bytes(folder, small_parts):
     assert (folder / "here.csv").read_bytes() == (folder / "there.csv").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["again.csv", "again.parquet"])
+def test_a_worker_notices_another_sheet_with_the_same_name(folder, name):
+    """Quien puntúa recuerda las hojas abiertas, pero si el fichero cambia lee el nuevo."""
+    rows = pq.read_table(folder / "raw.parquet").select(HEADER.split(",")).to_pandas()
+    with ThreadPoolExecutor(1) as pool:
+        for table in (rows[:5], rows[100:140][reversed(HEADER.split(","))]):
+            path = folder / name
+            path.unlink(missing_ok=True)
+            table.to_parquet(path, index=False) if path.suffix == ".parquet" else table.to_csv(path, index=False)
+            run(folder, name, output="again.out.csv", executor=pool)
+            scored = read(folder / "again.out.csv")
+            np.testing.assert_allclose(scored[list(table)], table, rtol=1e-6)
+            assert list(scored.columns[:5]) == list(table)
+
+
 def test_a_real_cluster_gives_the_same_bytes(folder, tierra):
     """Con un planificador de Dask y dos workers de verdad, en otros procesos, el mismo fichero."""
     bin_, where = tierra.path.with_name("dask"), folder / "scheduler.json"
