@@ -184,7 +184,7 @@ def test_a_finished_job_is_noted_last(project, monkeypatch):
     runs, seen, folder = MemoryRuns(), [], project.root / "lote"
 
     def watch(runs: Runs, folder: Path, entry: Entry) -> None:
-        seen.append((entry.status, [(kept.status, (folder / kept.notebook).exists()) for kept in read_ledger(folder)]))
+        seen.append((entry.status, len(runs.known), [(kept.status, (folder / kept.notebook).exists()) for kept in read_ledger(folder)]))
         close_run(runs, folder, entry)
 
     monkeypatch.chdir(project.root)
@@ -192,7 +192,7 @@ def test_a_finished_job_is_noted_last(project, monkeypatch):
     monkeypatch.setattr("de_jupyter_a_la_tierra.batches.close_run", watch)
     run_with(project, {"n": 1, "what": "once"}, executor=1, retries=1)
     [entry] = read_ledger(folder)
-    assert seen == [("failed", [("running", True)]), ("done", [("running", True)])]
+    assert seen == [("failed", 1, [("running", True)]), ("done", 1, [("running", True)])]
     assert {run: told["status"] for run, told in runs.known.items()} == {entry.run_id: "FINISHED"}
 
 

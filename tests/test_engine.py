@@ -250,9 +250,11 @@ def test_killing_the_guardian_too(busy) -> None:
     runner, family = busy
     guardian = next(process for process in family if any("sleep" in child.name() for child in process.children(recursive=True)))
     guardian = next(child for child in guardian.children() if child.children(recursive=True))
+    [worker] = guardian.children()
     guardian.kill()
     printed, _ = runner.communicate(timeout=30)
     assert runner.returncode != 0 and "Kernel died" in printed
+    wait_for(lambda: is_gone(worker), 10)
 
 
 @pytest.mark.parametrize(("target", "args", "code"), [
