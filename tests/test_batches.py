@@ -259,6 +259,16 @@ def test_a_stubborn_cell_is_killed_and_its_copy_kept(project, monkeypatch):
     assert Path("ready").exists() and not Path("told").exists()
 
 
+def test_a_job_finds_the_environment_of_its_order(project, monkeypatch):
+    """Una variable que ya no está no sobrevive en los procesos calientes que arrancaron con ella."""
+    source = "import os, colorsys\nfrom de_jupyter_a_la_tierra.outcomes import hand_back\nhand_back(left=os.environ.get('LEFT', ''))"
+    payload = build_payload(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
+    monkeypatch.setenv("LEFT", "sí")
+    assert attempt(payload)["returned"]["left"] == "sí"
+    monkeypatch.delenv("LEFT")
+    assert attempt(payload)["returned"]["left"] == ""
+
+
 def test_who_does_not_answer_is_not_waited_for(monkeypatch):
     """A quien ni contesta ni muere se le deja de esperar, no queda vivo, y de su memoria se sabe lo más que fue."""
     sizes = iter([5.0, 99.0])
