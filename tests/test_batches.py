@@ -6,11 +6,17 @@ import pty
 import re
 import signal
 import sqlite3
+import stat
 import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from contextlib import closing, nullcontext, suppress
 from functools import partial
+from itertools import count
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -21,11 +27,17 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from de_jupyter_a_la_tierra import cluster
 from de_jupyter_a_la_tierra.batches import LocalExecutor, Policy, run_batch
 from de_jupyter_a_la_tierra.cli_jobs import jobs
-from de_jupyter_a_la_tierra.errors import TierraError, UsageError
-from de_jupyter_a_la_tierra.ledger import Entry, read_ledger
+from de_jupyter_a_la_tierra.cluster import ClusterLost
+from de_jupyter_a_la_tierra.errors import TierraError, UsageError, WorkError
+from de_jupyter_a_la_tierra.execution import attempt, build_payload
+from de_jupyter_a_la_tierra.ledger import Entry, Ledger, read_ledger
 from de_jupyter_a_la_tierra.locks import lock_batch
 from de_jupyter_a_la_tierra.planning import identify_jobs, plan_batch
 from de_jupyter_a_la_tierra.project import Project, find_project
+from de_jupyter_a_la_tierra.recovery import close_run, name_copy, recover, write_copy
+from de_jupyter_a_la_tierra.runs import Runs
+from de_jupyter_a_la_tierra.supervision import ending, supervise
+from de_jupyter_a_la_tierra.warming import warm_context
 
 PARAMETERS = """
 n: int = 1  # un número, [0, 100]
@@ -163,6 +175,134 @@ def test_runs_on_any_executor(project, batch, executor):
     assert summary.done == 2
 
 
+def test_fail_fast_lets_a_retry(batch):
+    """Parar al primer fallo no quita los reintentos: falla quien ya no tiene más."""
+    summary, entries = batch({"n": 1, "what": "once"}, {"n": 2}, retries=1, fail_fast=True)
+    assert (summary.done, summary.failed) == (2, 0) and entries[0].attempts == 2
+
+
+def run_with(project: Project, *values: dict, executor, progress: Callable = lambda entry: None, **policy):
+    """Hace un lote con alguien que lo mira o con otro que lo hace."""
+    notebook = project.root / "number.ipynb"
+    jobs = identify_jobs(notebook, list(values), project.root)
+    return run_batch(project, notebook, jobs, project.root / "lote", executor, Policy(**policy), progress)
+
+
+def test_no_more_jobs_are_started_than_can_be_done(project):
+    """En marcha están los que se hacen y uno que espera; lo demás sigue pendiente, y así lo dice el libro."""
+    running, most = set(), []
+
+    def watch(entry: Entry) -> None:
+        (running.add if entry.status == "running" else running.discard)(entry.key)
+        most.append(len(running))
+
+    assert run_with(project, *({"n": n} for n in range(5)), executor=1, progress=watch).done == 5
+    assert max(most) == 2
+
+
+def test_a_finished_job_is_noted_last(project, monkeypatch):
+    """Primero la copia, después MLflow y al final el libro; y de los intentos que fallaron no queda ejecución."""
+    runs, seen, folder = MemoryRuns(), [], project.root / "lote"
+
+    def watch(runs: Runs, folder: Path, entry: Entry) -> None:
+        seen.append((entry.status, len(runs.known), [(kept.status, (folder / kept.notebook).exists()) for kept in read_ledger(folder)]))
+        close_run(runs, folder, entry)
+
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr("de_jupyter_a_la_tierra.batches.open_runs", lambda project: runs)
+    monkeypatch.setattr("de_jupyter_a_la_tierra.batches.close_run", watch)
+    run_with(project, {"n": 1, "what": "once"}, executor=1, retries=1)
+    [entry] = read_ledger(folder)
+    assert seen == [("failed", 1, [("running", True)]), ("done", 1, [("running", True)])]
+    assert {run: told["status"] for run, told in runs.known.items()} == {entry.run_id: "FINISHED"}
+
+
+class LostExecutor(Executor):
+    """Un clúster que se pierde en cuanto se le encarga algo."""
+
+    slots = 1
+
+    def submit(self, fn, *args, **kwargs):
+        future = Future()
+        future.set_exception(ClusterLost("ya no está"))
+        return future
+
+
+def test_a_lost_cluster_fails_no_job(project):
+    """Si se pierde quien los hace, la orden acaba diciéndolo y los trabajos siguen pendientes: no son ellos los que fallan."""
+    with pytest.raises(ClusterLost, match="ya no está"):
+        run_with(project, {"n": 1}, {"n": 2}, executor=LostExecutor())
+    assert [(entry.status, entry.error) for entry in read_ledger(project.root / "lote")] == [("pending", "")] * 2
+
+
+LOCKED = """
+import fcntl, os
+from de_jupyter_a_la_tierra.outcomes import hand_back
+try:
+    fcntl.flock(open("lote/jobs.lock", "a"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    hand_back(free=True)
+except BlockingIOError:
+    hand_back(free=False)
+hand_back(place=os.environ["TIERRA_WORKSPACE"])
+"""
+
+
+def test_who_works_holds_the_lock_of_the_batch(project, batch):
+    """Mientras un trabajo vive, el cerrojo que esperaría la orden siguiente está cogido; y cada uno tiene su taller."""
+    write_notebook(project.root / "number.ipynb", source=LOCKED)
+    _, entries = batch({"n": 1}, {"n": 2})
+    assert [entry.returned["free"] for entry in entries] == [False, False]
+    assert len({entry.returned["place"] for entry in entries}) == 2
+
+
+STUBBORN = """
+import subprocess, sys, time
+told = "import pathlib, signal, time; signal.signal(2, lambda *_: pathlib.Path('told').touch()); pathlib.Path('ready').touch(); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", told])
+print("a medias", flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("no quiero", flush=True)
+"""
+
+
+def test_a_stubborn_cell_is_killed_and_its_copy_kept(project, monkeypatch):
+    """A la celda que no hace caso se la mata; lo que escribió queda, y a lo que ella arrancó no se lo interrumpe."""
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr("de_jupyter_a_la_tierra.supervision.GRACE", 2)
+    notebook = write_notebook(project.root / "number.ipynb", source=STUBBORN)
+    result = attempt(build_payload(project, notebook, {}, project.root / "out.ipynb", timeout=1.5))
+    assert result["status"] == "timeout" and 3 < result["seconds"] < 6
+    shown = "".join("".join(output.get("text", [])) for cell in json.loads(result["notebook"])["cells"] for output in cell.get("outputs", []))
+    assert shown == "a medias\nno quiero\n"
+    assert Path("ready").exists() and not Path("told").exists()
+
+
+def test_a_job_finds_the_environment_of_its_order(project, monkeypatch):
+    """Una variable que ya no está no sobrevive en los procesos calientes que arrancaron con ella."""
+    source = "import os, colorsys\nfrom de_jupyter_a_la_tierra.outcomes import hand_back\nhand_back(left=os.environ.get('LEFT', ''))"
+    payload = build_payload(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
+    monkeypatch.setenv("LEFT", "sí")
+    assert attempt(payload)["returned"]["left"] == "sí"
+    monkeypatch.delenv("LEFT")
+    assert attempt(payload)["returned"]["left"] == ""
+
+
+def test_who_does_not_answer_is_not_waited_for(monkeypatch):
+    """A quien ni contesta ni muere se le deja de esperar, no queda vivo, y de su memoria se sabe lo más que fue."""
+    sizes = iter([5.0, 99.0])
+    monkeypatch.setattr("de_jupyter_a_la_tierra.supervision.GRACE", 0.3)
+    monkeypatch.setattr("de_jupyter_a_la_tierra.supervision.measure_memory", lambda pid: next(sizes, 1.0))
+    process, (ours, theirs) = warm_context([]).Process(target=time.sleep, args=(30,)), Pipe(duplex=False)
+    with ours, theirs, ending(process):
+        begun = time.monotonic()
+        watched = supervise(process, ours, timeout=0.4)
+    assert time.monotonic() - begun < 10 and process.exitcode < 0
+    assert (watched.answer, watched.reason, watched.peak) == (None, "timeout", 99.0)
+
+
 # --- Qué es el mismo trabajo ------------------------------------------------------------------------------------------
 
 
@@ -210,6 +350,98 @@ def test_a_lost_copy_is_done_again_and_a_lost_ledger_is_not(project, batch):
     (project.root / "lote/batch.db").unlink()
     summary, again = batch({"n": 1}, {"n": 2})
     assert summary.kept == 2 and [entry.returned for entry in again] == [{"square": 1}, {"square": 4}]
+
+
+# --- Lo que queda en el disco -----------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_on_disk_before_it_counts(tmp_path, monkeypatch):
+    """Primero el contenido al disco, luego el nombre, y al final la carpeta: la copia de antes vale hasta el cambio."""
+    path, seen, sync = tmp_path / "notebooks/001.ipynb", [], os.fsync
+
+    def watch(number: int) -> None:
+        seen.append((stat.S_ISDIR(os.fstat(number).st_mode), path.read_text() if path.exists() else None))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    write_copy(path, "una")
+    write_copy(path, "otra")
+    assert seen == [(False, None), (True, "una"), (False, "una"), (True, "otra")]
+
+
+def test_the_ledger_is_synchronous_and_registers_all_or_nothing(tmp_path):
+    """El libro llega al disco en cada apunte, y si registrar falla a mitad queda como estaba."""
+    with closing(Ledger(tmp_path)) as ledger:
+        assert ledger._base.execute("pragma synchronous").fetchone() == (2,)
+        ledger.register({"a": {}})
+        ledger._base.execute("create trigger no before insert on jobs when new.key = 'c' begin select raise(abort, 'no cabe'); end")
+        with pytest.raises(WorkError, match="no cabe"):
+            ledger.register({"b": {}, "c": {}})
+    assert [entry.key for entry in read_ledger(tmp_path)] == ["a"]
+
+
+class MemoryRuns(Runs):
+    """Las ejecuciones, en la memoria: de cada una, su trabajo, cómo está, cuándo empezó y cuándo acabó."""
+
+    def __init__(self, **opened: str):
+        self.known = {run: {"key": key, "status": "RUNNING", "ended": None} for run, key in opened.items()}
+        self.names = (f"new{number}" for number in count())
+
+    def open(self, name, values, tags=None, started=None):
+        run = next(self.names)
+        self.known[run] = {"key": tags["tierra.job.key"], "status": "RUNNING", "started": started}
+        return run
+
+    def close(self, run_id, notebook, done=True, values=None, metrics=None, ended=None):
+        assert notebook.exists()
+        self.known[run_id] |= {"status": "FINISHED" if done else "FAILED", "ended": ended}
+
+    def find(self, tag, value):
+        return [
+            SimpleNamespace(info=SimpleNamespace(run_id=run, status=told["status"]), data=SimpleNamespace(tags={"tierra.job.key": told["key"]}))
+            for run, told in self.known.items()
+        ]
+
+    def discard(self, run_id):
+        self.known.pop(run_id, None)
+
+    def environment(self, run_id, remote=False):
+        return {}
+
+
+def seal(folder: Path, entry: Entry, key: str, run_id: str, status: str = "done") -> str:
+    """Deja la copia de un trabajo, como la de quien murió antes de apuntarla."""
+    told = {"key": key, "status": status, "started": 100.0, "seconds": 5.0, "peak_memory_mb": 80.0, "run_id": run_id}
+    write_copy(folder / name_copy(entry, "number"), json.dumps({"cells": [], "metadata": {"tierra": told}}))
+    return name_copy(entry, "number")
+
+
+def test_what_was_cut_is_settled(tmp_path):
+    """Se adopta lo que terminó bien y es suyo, con su hora; lo demás se deshace, y no quedan borradores."""
+    kinds = ("finished", "failed", "stranger", "twice", "unnoted", "closed")
+    keys = {kind: f"{number:08x}{kind}" for number, kind in enumerate(kinds)}
+    runs = MemoryRuns(r1=keys["finished"], r2=keys["failed"], r3=keys["stranger"], r4=keys["twice"], r4b=keys["twice"], r6=keys["closed"])
+    with closing(Ledger(tmp_path)) as ledger:
+        ledger.register({key: {"n": 1} for key in keys.values()})
+        entries = dict(zip(kinds, ledger.list_entries(), strict=True))
+        for kind in ("finished", "failed", "stranger"):
+            entries[kind] = ledger.update(entries[kind], status="running")
+        seal(tmp_path, entries["finished"], keys["finished"], "r1")
+        seal(tmp_path, entries["failed"], keys["failed"], "r2", "failed")
+        seal(tmp_path, entries["stranger"], f"{keys['stranger'][:8]}otro", "r3")  # las mismas ocho letras
+        for kind, run, status in (("twice", "r4", "done"), ("unnoted", "", "done"), ("closed", "r6", "failed")):
+            copy = seal(tmp_path, entries[kind], keys[kind], run, status)
+            ledger.update(entries[kind], status=status, notebook=copy, run_id=run, started=100.0, seconds=5.0)
+        (tmp_path / "notebooks/.007.ipynb.x.tmp").touch()
+        recover(ledger, runs, tmp_path, "number")
+        assert [entry.status for entry in ledger.list_entries()] == ["done", "pending", "pending", "done", "done", "failed"]
+        assert [entry.run_id for entry in ledger.list_entries()][:5] == ["r1", "", "", "r4", "new0"]
+    told = {run: (known["key"], known["status"], known["ended"]) for run, known in runs.known.items()}
+    assert told == {
+        "r1": (keys["finished"], "FINISHED", 105.0), "r4": (keys["twice"], "FINISHED", 105.0), "r6": (keys["closed"], "FAILED", 105.0),
+        "new0": (keys["unnoted"], "FINISHED", 105.0),
+    }
+    assert runs.known["new0"]["started"] == 100.0 and not list((tmp_path / "notebooks").glob(".*"))
 
 
 # --- Lo mal pedido ----------------------------------------------------------------------------------------------------

@@ -1,15 +1,19 @@
 """El motor «tierra»: las mismas salidas que el de siempre, y qué pasa cuando algo muere, tarda o necesita un núcleo."""
+import asyncio
 import json
 import logging
 import multiprocessing
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
+from multiprocessing import Pipe
 from pathlib import Path
 
 import nbformat
@@ -22,6 +26,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
 from de_jupyter_a_la_tierra.imports import find_imports
+from de_jupyter_a_la_tierra.mailbox import Mailbox
+from de_jupyter_a_la_tierra.streams import DirectStream, PipeSession
 from de_jupyter_a_la_tierra.warming import warm_context
 
 NBS = Path(__file__).parent.parent / "nbs"
@@ -245,9 +251,91 @@ def test_killing_the_guardian_too(busy) -> None:
     runner, family = busy
     guardian = next(process for process in family if any("sleep" in child.name() for child in process.children(recursive=True)))
     guardian = next(child for child in guardian.children() if child.children(recursive=True))
+    [worker] = guardian.children()
     guardian.kill()
     printed, _ = runner.communicate(timeout=30)
     assert runner.returncode != 0 and "Kernel died" in printed
+    wait_for(lambda: is_gone(worker), 10)
+
+
+@pytest.mark.parametrize(("target", "args", "code"), [
+    (sys.exit, (3,), 3), (signal.raise_signal, (signal.SIGTERM,), -signal.SIGTERM), (int, (), 0),
+])
+def test_the_guardian_ends_as_the_worker(target, args, code) -> None:
+    process = warm_context([]).Process(target=target, args=args)
+    process.start()
+    process.join(30)
+    assert process.exitcode == code
+
+
+def test_the_guardian_obeys_a_sigterm() -> None:
+    process = warm_context([]).Process(target=time.sleep, args=(600,))
+    process.start()
+    wait_for(psutil.Process(process.pid).children)
+    [worker] = psutil.Process(process.pid).children()
+    process.terminate()
+    process.join(10)
+    assert process.exitcode is not None and is_gone(worker)
+
+
+def test_nobody_works_without_a_guardian() -> None:
+    code = "import os\nfrom de_jupyter_a_la_tierra.guarding import follow\nif not (pid := os.fork()):\n    follow(1 << 30)\n    os._exit(0)\n"
+    done = subprocess.run([sys.executable, "-c", f"{code}raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"], timeout=30)
+    assert done.returncode == 1
+
+
+def test_a_message_waits_until_it_is_picked_up(monkeypatch) -> None:
+    """Un mensaje no se da por mandado hasta que lo recogen, no se mezcla con el de otro hilo y no lo manda un hijo bifurcado."""
+    (theirs, messages), (answers, ours) = Pipe(duplex=False), Pipe(duplex=False)
+    session = PipeSession(messages, answers)
+    sender = threading.Thread(target=session.send, args=(None, "display_data", {"data": {}}), daemon=True)
+    with session.lock:
+        sender.start()
+        assert not theirs.poll(0.1)
+    assert theirs.poll(5)
+    sender.join(0.1)
+    assert sender.is_alive()
+    ours.send_bytes(b"1")
+    sender.join(5)
+    assert not sender.is_alive()
+    while theirs.poll():
+        theirs.recv_bytes()
+    monkeypatch.setattr("os.getpid", lambda: 0)
+    assert session.send(None, "status", {}) is None and not theirs.poll()
+    for pipe in (theirs, messages, answers, ours):
+        pipe.close()
+
+
+def test_a_letter_in_two_pieces_and_a_dead_process() -> None:
+    """Lo que llega a trozos se junta por letras, lo que no es UTF-8 no revienta, y pedir algo a un muerto tampoco."""
+    pairs = [Pipe(duplex=False) for _ in range(5)]
+    box = Mailbox(*[write for _, write in pairs[:2]], *[read for read, _ in pairs[2:]])
+    out = pairs[3][1].fileno()
+
+    async def talk() -> str:
+        os.write(out, "cañ".encode()[:-1])
+        waiting = asyncio.create_task(box.get_msg())
+        await asyncio.sleep(0.05)
+        os.write(out, "ñ".encode()[1:])
+        DirectStream("stdout", out, box.session).write("a\udc80")
+        pairs[0][0].close()
+        assert box.ask("1 + 1")["header"]["msg_id"]
+        return (await waiting)["content"]["text"]
+
+    assert asyncio.run(talk()) == "caña?"
+    box.close()
+    for one, other in pairs:
+        one.close()
+        other.close()
+
+
+def test_cells_live_apart(tmp_path) -> None:
+    """Cada libreta, en su sesión de procesos, en su carpeta y sin apuntar nada en el historial de la persona; y se espera a sus hilos."""
+    thread = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.3), open('hilo', 'w').close())).start()"
+    with chdir(tmp_path):
+        notebook = run(build(thread, "import os\nos.getsid(0) == os.getpid(), get_ipython().history_manager.hist_file"), tmp_path / "out.ipynb")
+    assert notebook.cells[-1].outputs[0].data["text/plain"] == "(True, ':memory:')"
+    assert (tmp_path / "hilo").exists()
 
 
 @pytest.mark.parametrize(("source", "kernel", "why"), [

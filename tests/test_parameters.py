@@ -13,8 +13,8 @@ import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from de_jupyter_a_la_tierra.errors import UsageError
-from de_jupyter_a_la_tierra.outcomes import read_outcomes, split_metrics
+from de_jupyter_a_la_tierra.errors import UsageError, WorkError
+from de_jupyter_a_la_tierra.outcomes import MAX_CELLS, MIMETYPE, encode_values, read_outcomes, split_metrics
 from de_jupyter_a_la_tierra.parameters import (
     build_json_schema,
     describe_parameters,
@@ -154,6 +154,8 @@ BAD = {
     "on an open limit": ({"share": 1}, "«share» ha de estar en (0, 1), y es 1.0."),
     "a decimal comma": ({"share": "0,5"}, "Los decimales van con punto: 0.5."),
     "not a number": ({"share": "nan"}, "«share» ha de ser un número, y es 'nan'."),
+    "an infinite number": ({"share": "inf"}, "«share» ha de ser un número, y es 'inf'."),
+    "an hour for a day": ({"day": datetime(2026, 11, 24, 9, 30)}, "«day» ha de ser una fecha como 2026-11-24, y es datetime.datetime("),
     "a number for a text": ({"name": 3}, "«name» ha de ser un texto, y es 3."),
     "a number for a truth": ({"loud": "2"}, "«loud» ha de ser true o false, y es '2'."),
     "a Spanish date": ({"day": "24/11/2026"}, "«day» ha de ser una fecha como 2026-11-24, y es '24/11/2026'."),
@@ -177,6 +179,46 @@ def test_a_bad_value_is_a_sentence(parameters, values, says):
     with pytest.raises(UsageError) as caught:
         read_values({"sheet": "x.csv"} | values, parameters)
     assert says in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("meaning", "inside", "outside"), [
+    ("peso, > 0 y < 1", (0.01, 0.99), (0, 1)), ("peso, ≥ 0, ≤ 1", (0, 1), (-0.01, 1.01)), ("peso; >= 0", (0,), (-0.01,)),
+    ("[0, 1)", (0, 0.99), (-0.01, 1)), ("(0, 1]", (0.01, 1), (0, 1.01)), ("de 0 a 1", (0, 1), (-0.01, 1.01)),
+])
+def test_limits_are_open_or_closed_as_written(tmp_path, meaning, inside, outside):
+    """Lo que toca un límite vale o no según el signo, y el esquema dice lo mismo."""
+    parameters = read_parameters(write_notebook(tmp_path / "x.ipynb", f"weight: float = 0.5  # {meaning}"))
+    validator = jsonschema.Draft202012Validator(build_json_schema(parameters, "x"))
+    for value in inside:
+        assert read_values({"weight": value}, parameters) == {"weight": value} and validator.is_valid({"weight": value})
+    for value in outside:
+        with pytest.raises(UsageError, match="«weight» ha de"):
+            read_values({"weight": value}, parameters)
+        assert not validator.is_valid({"weight": value})
+
+
+def test_a_default_of_none_can_be_asked_for(tmp_path):
+    """Lo que vale `None` de salida admite `None` aunque la anotación no lo diga; y lo demás, con su tipo."""
+    parameters = read_parameters(write_notebook(tmp_path / "x.ipynb", "top: float = None  # un tope"))
+    assert [read_values({"top": value}, parameters)["top"] for value in (None, "None", "2")] == [None, None, 2.0]
+    with pytest.raises(UsageError, match="«top» ha de ser"):
+        read_values({"top": "alto"}, parameters)
+
+
+def test_true_is_not_the_number_one(tmp_path):
+    """En Python `True == 1`, y aun así verdadero no es uno de los números de un Literal."""
+    parameters = read_parameters(write_notebook(tmp_path / "x.ipynb", "level: Literal[1, 2] = 1  # el nivel"))
+    assert [read_values({"level": value}, parameters)["level"] for value in (2, "2")] == [2, 2]
+    with pytest.raises(UsageError, match="«level» ha de ser uno de: 1, 2, y es True"):
+        read_values({"level": True}, parameters)
+
+
+def test_a_value_runs_nothing(tmp_path, parameters, monkeypatch):
+    """Un YAML que pide ejecutar algo no es un diccionario: es un error, y no se ha ejecutado."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="«options» ha de ser un diccionario"):
+        read_values({"sheet": "x.csv", "options": "{a: !!python/object/apply:os.mkdir [hecho]}"}, parameters)
+    assert not Path("hecho").exists()
 
 
 def test_a_required_parameter_is_asked_for(parameters):
@@ -297,6 +339,20 @@ def test_values_come_back_from_a_real_run_even_a_failed_one(tmp_path):
     metrics, rest = split_metrics(returned)
     assert metrics["exam.accuracy"] == 0.8 and metrics["score"] == 0.5 and rest == {"table": [{"a": 1}]}
     json.loads((tmp_path / "acta.ipynb").read_text(), parse_constant=lambda word: pytest.fail(f"{word} no es JSON"))
+
+
+def test_what_is_not_finite_comes_back_with_its_sign():
+    """Los infinitos viajan como texto y vuelven como números, cada uno con su signo."""
+    encoded = encode_values({"up": float("inf"), "down": [-float("inf")]})
+    output = {"data": {MIMETYPE: json.loads(json.dumps(encoded, allow_nan=False))}}
+    assert read_outcomes({"cells": [{"outputs": [output]}]}) == {"up": float("inf"), "down": [-float("inf")]}
+
+
+def test_how_much_can_come_back():
+    """Justo el tope cabe; uno más, no."""
+    assert len(encode_values({"many": [0] * MAX_CELLS})["many"]) == MAX_CELLS
+    with pytest.raises(WorkError, match=f"«many» lleva {MAX_CELLS + 1} valores"):
+        encode_values({"many": {"a": [0] * MAX_CELLS, "b": 0}})
 
 
 def test_what_cannot_come_back_fails_in_its_cell(tmp_path):

@@ -1,4 +1,5 @@
 """`tierra predict` sin límite de tamaño: por partes, en orden, en poca memoria, y sin empezar de nuevo si se corta."""
+import importlib
 import json
 import os
 import random
@@ -6,7 +7,9 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,12 +24,16 @@ from de_jupyter_a_la_tierra.artifact import load_model
 from de_jupyter_a_la_tierra.catfood.cleaning import clean_foods
 from de_jupyter_a_la_tierra.catfood.columns import FIGURES
 from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
+from de_jupyter_a_la_tierra.checkpoints import Checkpoints, Scored
+from de_jupyter_a_la_tierra.dialects import Dialect
 from de_jupyter_a_la_tierra.dictionary import Column
 from de_jupyter_a_la_tierra.errors import TierraError, UsageError
-from de_jupyter_a_la_tierra.orders import Order
+from de_jupyter_a_la_tierra.orders import Order, cut_sheets, identify, publish
+from de_jupyter_a_la_tierra.outputs import encode_rows
 from de_jupyter_a_la_tierra.parts import CsvSheet
 from de_jupyter_a_la_tierra.project import find_project
 from de_jupyter_a_la_tierra.reading import read_rows
+from de_jupyter_a_la_tierra.scoring import Recipe
 from de_jupyter_a_la_tierra.sheets import ParquetSheet
 from de_jupyter_a_la_tierra.streaming import stream
 from de_jupyter_a_la_tierra.tables import EXTRA, read_table
@@ -194,6 +201,18 @@ def test_ragged_rows_do_not_spoil_their_part(folder, small_parts):
     assert quarantine[["line", "column"]].values.tolist() == [[252, EXTRA]]
 
 
+def test_half_a_letter_at_the_end_is_not_lost_in_silence(tmp_path):
+    """Un fichero cortado a mitad de una letra no está entero: se dice, en vez de puntuarlo sin ella."""
+    (tmp_path / "torn.csv").write_bytes("a;b\n1;caña\n2;cañ".encode()[:-1])
+    with pytest.raises(UsageError, match="torn.csv"):
+        list(CsvSheet(str(tmp_path / "torn.csv"), ";", "utf-8", ".").cut())
+
+
+def test_letters_that_do_not_fit_are_still_there():
+    """Lo que la codificación de la hoja no sabe escribir sale con su número; nada se pierde."""
+    assert encode_rows(pd.DataFrame({"a": ["ñ → 5"]}), Dialect(";", "cp1252", ",")) == "ñ &#8594; 5\n".encode("cp1252")
+
+
 def test_an_endless_row_is_explained(folder, monkeypatch):
     """Unas comillas sin cerrar no se llevan la memoria: se dice en qué línea están."""
     monkeypatch.setattr(parts, "_MAX_ROW", 10_000)
@@ -224,6 +243,41 @@ def test_many_files_in_order(folder, expected, small_parts):
         run(folder, "days", output="days/all.csv")
 
 
+def test_all_the_sheets_share_the_decimal_mark(tmp_path):
+    """La coma que en una hoja suelta no se sabría qué es, es la de la primera."""
+    files = []
+    for name, cell in (("a", "1,5"), ("b", "1,313")):
+        (tmp_path / f"{name}.csv").write_text(f"x;y\n{cell};z\n")
+        files.append(str(tmp_path / f"{name}.csv"))
+    cuts = list(cut_sheets(files, {}, CsvSheet(files[0])))
+    assert [sheet.dialect.decimal for sheet, _, _ in cuts] == [",", ","] and cuts[-1][2] == 1
+
+
+def test_an_output_appears_at_once(tmp_path, monkeypatch):
+    """Lo publicado cambia de golpe: quien leía lo de antes lo sigue leyendo, y si falla lejos queda lo de antes."""
+    import fsspec
+
+    for name, text in (("draft", "nueva"), ("far", "nueva"), ("out.csv", "vieja")):
+        (tmp_path / name).write_text(text)
+    with open(tmp_path / "out.csv") as reader:
+        publish(tmp_path / "draft", str(tmp_path / "out.csv"))
+        assert reader.read() == "vieja"
+    assert (tmp_path / "out.csv").read_text() == "nueva" and not (tmp_path / "draft").exists()
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/publish/out.csv", b"vieja")
+
+    def break_off(source, target, size: int) -> None:
+        target.write(source.read(2))
+        raise OSError("se cortó")
+
+    with monkeypatch.context() as patch, pytest.raises(TierraError, match="se cortó"):
+        patch.setattr("shutil.copyfileobj", break_off)
+        publish(tmp_path / "far", "memory://publish/out.csv")
+    assert memory.cat("/publish/out.csv") == b"vieja"
+    publish(tmp_path / "far", "memory://publish/out.csv")
+    assert memory.cat("/publish/out.csv") == b"nueva"
+
+
 def test_addresses(folder, small_parts):
     """Una dirección de fsspec sirve para leer y para escribir, y la salida aparece entera."""
     import fsspec
@@ -243,6 +297,21 @@ def test_executor_gives_the_same_bytes(folder, small_parts):
     with ThreadPoolExecutor(1) as pool:
         run(folder, "raw.csv", output="there.csv", executor=pool)
     assert (folder / "here.csv").read_bytes() == (folder / "there.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["again.csv", "again.parquet"])
+def test_a_worker_notices_another_sheet_with_the_same_name(folder, name):
+    """Quien puntúa recuerda las hojas abiertas, pero si el fichero cambia lee el nuevo."""
+    rows = pq.read_table(folder / "raw.parquet").select(HEADER.split(",")).to_pandas()
+    with ThreadPoolExecutor(1) as pool:
+        for table in (rows[:5], rows[100:140][reversed(HEADER.split(","))]):
+            path = folder / name
+            path.unlink(missing_ok=True)
+            table.to_parquet(path, index=False) if path.suffix == ".parquet" else table.to_csv(path, index=False)
+            run(folder, name, output="again.out.csv", executor=pool)
+            scored = read(folder / "again.out.csv")
+            np.testing.assert_allclose(scored[list(table)], table, rtol=1e-6)
+            assert list(scored.columns[:5]) == list(table)
 
 
 def test_a_real_cluster_gives_the_same_bytes(folder, tierra):
@@ -358,6 +427,55 @@ def stop_at(seen: list[int]) -> None:
     """Un Ctrl-C a la sexta parte."""
     if len(seen) == 6:
         raise KeyboardInterrupt
+
+
+def test_all_that_changes_the_result_makes_another_work(tmp_path, monkeypatch):
+    """La hoja, la salida, los parámetros, los contratos, el modelo, el código y las versiones: si algo cambia, es otro trabajo."""
+    source, card, code = tmp_path / "in.csv", tmp_path / "model.json", tmp_path / "nodes_of_mine.py"
+    for path in (source, card):
+        path.write_text("{}")
+    code.write_text("def score(x): return x")
+    monkeypatch.syspath_prepend(tmp_path)
+    node = SimpleNamespace(func=importlib.import_module("nodes_of_mine").score)
+    recipe = Recipe(str(tmp_path), SimpleNamespace(nodes=[node]), "sheet", "scored", {"params:top": 1}, {"sheet": {"a": 1}}, {"model": tmp_path})
+    order = Order((str(source),), "out.csv", {"max_bad_share": 0.1}, {})
+
+    def tell(order: Order = order, recipe: Recipe = recipe) -> str:
+        return json.dumps(identify(order, recipe, [str(source)]), sort_keys=True)
+
+    known = [
+        tell(), tell(replace(order, output="other.csv")), tell(replace(order, params={"sep": ";"})),
+        tell(recipe=replace(recipe, params={"params:top": 2})), tell(recipe=replace(recipe, contracts={"sheet": {"a": 2}})),
+    ]
+    assert tell(replace(order, params={"max_bad_share": 0.9})) == known[0]  # solo decide si hay salida
+    for path in (source, card, code):
+        path.write_text("{ }" if path != code else "def score(x): return 2 * x")
+        known.append(tell())
+    monkeypatch.setattr("de_jupyter_a_la_tierra.orders.version", lambda name: "99")
+    known.append(tell())
+    assert len(set(known)) == len(known)
+
+
+def test_a_part_counts_when_it_is_whole(tmp_path, monkeypatch):
+    """El apunte aparece de golpe y lo último, con las filas ya escritas; y el de otro trabajo no cuenta."""
+    scored, seen = Scored(b"1\n", b"", ["a"], 1, 0, None, {}), []
+
+    def watch(source, target) -> None:
+        seen.append(sorted(path.suffix for path in tmp_path.glob("00*")))
+        raise OSError("se cortó")
+
+    first = Checkpoints(tmp_path, {"job": 1})
+    with monkeypatch.context() as patch, pytest.raises(TierraError, match="se cortó"):
+        patch.setattr(os, "replace", watch)
+        first.save(0, scored)
+    assert seen == [[".quarantine", ".rows", ".tmp"]] and (first.n_done, first.load(0)) == (0, None)
+    first.save(0, scored)
+    assert (first.n_done, first.load(0)) == (1, scored)
+    first.close(keep=True)
+    other = Checkpoints(tmp_path, {"job": 2})
+    assert (other.resumed, other.n_done, other.load(0)) == (False, 0, None)
+    other.close()
+    assert not tmp_path.exists()
 
 
 def test_a_damaged_part_is_done_again(folder, expected, small_parts):
