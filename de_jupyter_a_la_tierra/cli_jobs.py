@@ -132,10 +132,10 @@ def run(
     logging.getLogger("de_jupyter_a_la_tierra").setLevel("INFO")
     values = {**(read_values_file(file) if file else {}), **dict(pairs)}
     policy, request = Policy(retries, timeout, memory, fail_fast, engine), BatchRequest(**asked)
-    wanted = request.name_option()
+    wanted = request.name_option() or ("--retries" if retries else "--fail-fast" if fail_fast else "")
     if output and wanted:
         raise UsageError(f"-o es para un trabajo suelto, y {wanted} pide un lote: la carpeta de un lote se dice con --out.")
-    if wanted or retries or fail_fast:
+    if wanted:
         dispatch_batch(project, notebook, values, request, policy)
     else:
         dispatch_job(project, name, values, output, policy, (sys.stdout, sys.stderr))

@@ -94,9 +94,10 @@ class ClusterExecutor(Executor):
                 try:
                     remote = self._sent[future] = self._remote.submit(run_call, version(PACKAGE), *call, key=key)
                     remote.add_done_callback(partial(self._settle, future))
-                except Exception as error:  # un argumento que no puede viajar
+                except Exception as error:  # un argumento que no puede viajar, o ya no hay adónde
+                    lost = self._client.status != "running"
                     with suppress(InvalidStateError):
-                        future.set_exception(error)
+                        future.set_exception(ClusterLost(_CUT.format(self._address)) if lost else error)
             self._queue.popleft()
 
     def _forget(self) -> None:

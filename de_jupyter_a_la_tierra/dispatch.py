@@ -43,7 +43,7 @@ def read_values_file(
 # %% ../nbs/6_trabajos/41_dispatch.ipynb #c010
 @dataclass(frozen=True)
 class BatchRequest:
-    """Lo que se pide de un lote; vacía, es que no se pide ninguno."""
+    """Lo que se pide de un lote."""
 
     grid: tuple[str, ...] = ()  # rejillas, como «parámetro=valor,valor»
     table: Path | None = None  # un trabajo por fila

@@ -19,7 +19,7 @@ from tempfile import gettempdir
 from typing import Any
 
 # %% ../nbs/6_trabajos/18_errand.ipynb #c004
-from .errors import explain_os_errors
+from .errors import WorkError, explain_os_errors
 from .locks import share_lock
 from .parameters import type_injected_cell
 
@@ -60,6 +60,20 @@ def _execute(payload: dict[str, Any], source: Path, target: Path, pipe: Connecti
     )
 
 # %% ../nbs/6_trabajos/18_errand.ipynb #c010
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def _explain(error: Exception, path: str) -> Exception:
+    """Lo que impidió ejecutar una libreta: si es que no quedaba sitio para su copia, con dónde y qué hacer."""
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        return error
+    try:
+        with explain_os_errors("guardar la libreta según se ejecuta", path):
+            raise error
+    except WorkError as told:
+        return told
+
+
 def run_errand(
     payload: dict[str, Any],  # lo que da `build_payload`
     env: dict[str, str],  # las variables de entorno
@@ -76,14 +90,14 @@ def run_errand(
     answer: dict[str, Any] = {"status": "done"}
     with share_lock(payload.get("guard")):
         try:
-            with explain_os_errors("guardar la libreta según se ejecuta", payload.get("target") or gettempdir()):
-                _execute(payload, source, target, pipe)
+            _execute(payload, source, target, pipe)
         except PapermillExecutionError as error:
             answer = {"status": "failed", "ename": error.ename, "evalue": error.evalue, "cell": error.exec_count}
         except RuntimeError:  # de nbclient: el proceso de las celdas no arranca, o ha muerto
             answer = {"status": "died"}
         except Exception as error:
-            answer = {"status": "failed", "ename": type(error).__name__, "evalue": str(error), "cell": None}
+            told = _explain(error, payload.get("target") or gettempdir())
+            answer = {"status": "failed", "ename": type(told).__name__, "evalue": str(told), "cell": None}
         usage = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         pipe.send({**answer, "peak": usage / (1024 if sys.platform == "linux" else 1024**2)})
 
@@ -92,8 +106,8 @@ def explain_full_disk(
     text: str,  # el error de una celda, sin su clase
 ) -> str:  # vacío si es otra cosa
     """Dice qué hacer con el error de una celda, si es que no quedaba sitio."""
-    found = re.match(r"\[Errno (\d+)\][^']*(?:'(.+)')?", text)
-    if not found or int(found[1]) not in (errno.ENOSPC, errno.EDQUOT):
+    found = re.match(r"\[Errno (\d+)\][^']*(?:'(.+?)')?", text)
+    if not found or int(found[1]) not in _FULL:
         return ""
     if found[2]:
         return f"no queda sitio en «{found[2]}»; libéralo y repite la orden."

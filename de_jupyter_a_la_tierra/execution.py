@@ -83,7 +83,7 @@ def attempt(
 ) -> dict[str, Any]:  # key, status, error, ename, notebook, returned, started, seconds y peak_memory_mb
     """Ejecuta un trabajo en un proceso vigilado; falle lo que falle, devuelve su copia y por qué."""
     payload = {**payload, "echo": echo is not None}
-    many = "key" in payload  # de un lote, vendrán más; de uno suelto no se sabe, y adelantarle lo que importa no lo acorta
+    many = "key" in payload  # de un lote, vendrán más; de uno suelto no se sabe, y adelantar sus «import» no lo acorta
     started, context = time.time(), warm_context(find_imports(json.loads(payload["notebook"])) if many else [])
     with explain_os_errors("ejecutar el trabajo", payload["name"]), TemporaryDirectory(prefix="tierra-") as scratch:
         payload["cwd"] = payload["cwd"] if Path(payload["cwd"]).is_dir() else scratch

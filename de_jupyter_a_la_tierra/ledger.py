@@ -135,16 +135,16 @@ class Ledger:
             return _select(self._base, every)
 
     @property
-    def agreed(self) -> bool:
-        """Si MLflow decía lo mismo que el libro la última vez que se miró, y nadie ha tocado ninguno de los dos desde entonces."""
+    def agreed(self) -> str:
+        """Qué MLflow decía lo mismo que el libro la última vez que se miró, si desde entonces el libro no ha cambiado; o vacío."""
         with _explained(self.path):
-            return bool(self._base.execute("select 1 from batch where key = 'agreed'").fetchall())
+            found = self._base.execute("select value from batch where key = 'agreed'").fetchall()
+        return found[0][0] if found else ""
 
     @agreed.setter
-    def agreed(self, value: bool) -> None:
-        change = "insert or ignore into batch values ('agreed', '')" if value else "delete from batch where key = 'agreed'"
+    def agreed(self, place: str) -> None:
         with _explained(self.path):
-            self._base.execute(change)
+            self._base.execute("insert or replace into batch values ('agreed', ?)", [place])
 
     def close(self) -> None:
         """Cierra la base."""

@@ -45,7 +45,7 @@ def encode_rows(
 
     arrow = pa.Table.from_arrays([_to_arrow(table[name], schema) for name in table], names=[str(name) for name in table])
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="lz4")  # un tercio del disco, por lo que cuesta escribirlo
+    options = pa.ipc.IpcWriteOptions(compression="lz4")  # ocupa un tercio y se tarda lo mismo en escribir
     with pa.ipc.new_stream(sink, arrow.schema, options=options) as stream:
         stream.write_table(arrow)
     return sink.getvalue().to_pybytes()

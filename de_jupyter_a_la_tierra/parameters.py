@@ -9,6 +9,7 @@ __all__ = ['read_values', 'type_injected_cell', 'describe_parameters', 'build_js
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +89,18 @@ def _write_typed(value: Any, parameter: Parameter) -> str | None:
 def type_injected_cell(
     notebook: Any,  # la libreta que ha preparado papermill; se cambia su celda inyectada
 ) -> None:
-    """Reescribe los valores que papermill inyectó como texto y son fechas, rutas o miembros de una enumeración."""
+    """Reescribe los valores que papermill inyectó como texto y son fechas, rutas o miembros de una enumeración.
+
+    Si alguien ha corregido esa celda a mano, se queda como está.
+    """
     from papermill.translators import PythonTranslator
 
     given = notebook.metadata.get("papermill", {}).get("parameters", {})
     cells = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
     known = inspect_parameters(notebook) if cells and given else []
     typed = {p.name: code for p in known if p.name in given and (code := _write_typed(given[p.name], p))}
-    if typed:
-        title = cells[0].source.partition("\n")[0]
+    title = cells[0].source.partition("\n")[0] if typed else ""
+    if typed and cells[0].source.strip() == PythonTranslator.codify(given, title.removeprefix("# ")).strip():
         lines = [f"{name} = {typed.get(name) or PythonTranslator.translate(value)}" for name, value in given.items()]
         cells[0].source = "\n".join([title, *lines])
 
@@ -158,14 +162,23 @@ def build_json_schema(
     }
 
 # %% ../nbs/6_trabajos/05_parameters.ipynb #c033
+def _expand(path: Path) -> Iterable[Path]:
+    """Los ficheros que hay en una ruta: el suyo, los de una carpeta o los de un comodín."""
+    if path.is_file():
+        return [path]
+    return path.rglob("*") if path.is_dir() else map(Path, glob(str(path), recursive=True))
+
+
 def list_inputs(
     values: Mapping[str, Any],  # lo que se le da, ya leído
     parameters: list[Parameter],  # los de la libreta
     root: Path,  # desde dónde se entienden las rutas
 ) -> list[Path]:  # por orden, y solo los que existen
     """Los ficheros que una libreta dice leer."""
-    named = [values.get(p.name, p.default) for p in parameters if re.search(r"\bentradas?\b", p.meaning)]
-    found = {root / path for path in named if isinstance(path, str | Path) and str(path)}
+    given = {p.name: values.get(p.name, p.default) for p in parameters}
+    paths = {name: root / value for name, value in given.items() if isinstance(value, str | Path) and str(value) and "://" not in str(value)}
+    read = {p.name for p in parameters if re.search(r"\bentradas?\b", p.meaning)} & paths.keys()
+    found = {path for name in read for path in _expand(paths[name])} - {paths[name] for name in paths.keys() - read}
     for pattern in getattr(parameters, "inputs", ()):
         found.update(root.glob(pattern))
     return sorted(path for path in found if path.is_file())

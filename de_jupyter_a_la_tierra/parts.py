@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from threading import Lock
-from typing import BinaryIO
 
 import pandas as pd
 
@@ -122,7 +121,9 @@ class CsvSheet:
         position = start
         with explain_reading(self.path), open_bytes(self.path) as file:
             while position < self.total:
-                block = self._read_at(file, position, size)
+                with self._lock:
+                    file.seek(position)
+                    block = file.read(size)
                 position += len(block)
                 text += decoder.decode(block)
                 length, rows = find_cut(text, self._sep, final=position >= self.total)
@@ -143,14 +144,10 @@ class CsvSheet:
         table.attrs = {"path": self.path, "dialect": asdict(self.dialect)}
         return table
 
-    def _read_at(self, file: BinaryIO, start: int, size: int) -> bytes:
-        """Un trozo del fichero; de uno en uno, porque en memory:// quien corta y quien lee comparten el mismo."""
-        with self._lock:
-            file.seek(start)
-            return file.read(size)
-
     def _parse(self, part: Part) -> pd.DataFrame:
         """Las celdas de una parte."""
-        with explain_reading(self.path), open_bytes(self.path) as file:
-            content = self._read_at(file, part.start, part.stop - part.start)
+        with explain_reading(self.path):
+            with self._lock, open_bytes(self.path) as file:  # en memory://, quien corta y quien lee comparten el mismo fichero
+                file.seek(part.start)
+                content = file.read(part.stop - part.start)
             return parse_cells(content, self.columns, Dialect(self._sep, self._body), first_line=part.line)

@@ -107,10 +107,10 @@ def recover(
     """Termina lo que una orden anterior dejó casi hecho y deshace lo que dejó a medias, aquí y en MLflow."""
     for draft in (folder / FOLDER).glob(".*.tmp"):
         draft.unlink(missing_ok=True)
-    agreed, ledger.agreed = ledger.agreed, False  # hasta el final: si esto se corta, la orden siguiente vuelve a mirar
+    agreed, ledger.agreed = ledger.agreed, ""  # hasta el final: si esto se corta, la orden siguiente vuelve a mirar
     before = ledger.list_entries(every=True)
     entries = {entry.key: _settle(ledger, folder, entry) for entry in before}
-    if not agreed or [*entries.values()] != before or any(entry.status == "done" and not entry.run_id for entry in before):
+    if not agreed or agreed != runs.place or [*entries.values()] != before or any(entry.status == "done" and not entry.run_id for entry in before):
         _reconcile(ledger, runs, folder, job, entries)
-        agreed = runs.complete
+        agreed = runs.place if runs.complete else ""
     ledger.agreed = agreed

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../nbs/6_trabajos/16_runs.ipynb #c004
-from .connection import connect, describe_trouble, is_local, read_config
+from .connection import connect, describe_trouble, find_server, is_local, read_config
 from .project import Project
 
 # %% ../nbs/6_trabajos/16_runs.ipynb #c007
@@ -27,8 +27,9 @@ class Runs:
     def __init__(
         self,
         connect: Callable[[], tuple[Any, str]],  # da un `MlflowClient` que contesta, o `None`, y el número del experimento
+        place: str = "",  # dónde se apuntan: servidor y experimento; vacío si en ninguna parte
     ):
-        self._connect, self._client, self._experiment = connect, None, ""
+        self._connect, self._client, self._experiment, self.place = connect, None, "", place
         self.complete = True  # si hasta ahora se ha hecho todo lo que se pidió
 
     def _reach(self) -> Any:
@@ -141,19 +142,29 @@ def open_runs(
     project: Project,  # lo que devolvió `find_project`
 ) -> Runs:  # que no apuntará nada, si el proyecto no usa MLflow o si MLflow no contesta
     """Prepara lo que hace falta para apuntar los trabajos de un proyecto; MLflow no se abre hasta que se le pide algo."""
-    return Runs(partial(_connect, project))
+    config = _read_settings(project)
+    place = f"{find_server(project.root, config)} {_name_experiment(project, config)}" if config else ""
+    return Runs(partial(_connect, project, config), place)
 
 # %% ../nbs/6_trabajos/16_runs.ipynb #c010
-def _connect(project: Project) -> tuple[Any, str]:
-    """El cliente de MLflow y el número del experimento de un proyecto, que si no existe se crea; `None` si no usa MLflow."""
+def _read_settings(project: Project) -> dict[str, Any] | None:
+    """Cómo usa MLflow un proyecto; `None` si no lo usa."""
     from kedro.config import OmegaConfigLoader
 
     env = "local" if (project.conf / "local").is_dir() else "base"
-    config = read_config(OmegaConfigLoader(str(project.conf), base_env="base", default_run_env=env))
+    return read_config(OmegaConfigLoader(str(project.conf), base_env="base", default_run_env=env))
+
+
+def _name_experiment(project: Project, config: dict[str, Any]) -> str:
+    """El experimento de un proyecto."""
+    return config.get("tracking", {}).get("experiment", {}).get("name") or project.package.rpartition(".")[2]
+
+
+def _connect(project: Project, config: dict[str, Any] | None) -> tuple[Any, str]:
+    """El cliente de MLflow y el número del experimento de un proyecto, que si no existe se crea; `None` si no usa MLflow."""
     if config is None:
         return None, ""
-    client = connect(project.root, config)
-    title = config.get("tracking", {}).get("experiment", {}).get("name") or project.package.rpartition(".")[2]
+    client, title = connect(project.root, config), _name_experiment(project, config)
     known, place = client.get_experiment_by_name(title), (project.root / "mlruns").as_uri()
     experiment = known.experiment_id if known else client.create_experiment(title, place if is_local(client.tracking_uri) else None)
     return client, experiment

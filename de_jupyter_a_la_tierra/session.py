@@ -103,6 +103,18 @@ class Session:
         """El catálogo, para leer lo que ya está escrito."""
         return self.context.catalog
 
+    def move_outputs(
+        self,
+        pipeline: str,  # su nombre; si no existe, no pasa nada
+    ) -> None:
+        """Si hay taller, hace que lo que escribe un pipeline y no lleva versión vaya a él."""
+        from kedro.framework.project import pipelines
+
+        if self.workspace and pipeline in pipelines:
+            _move_outputs(self._session, pipelines[pipeline].all_outputs(), self.workspace)
+            for name in ("context", "catalog"):
+                self.__dict__.pop(name, None)
+
     def run(
         self,
         pipeline: str | None = None,  # su nombre; None es el de por defecto
@@ -116,10 +128,7 @@ class Session:
         logging.getLogger("kedro").setLevel("CRITICAL")  # quien lo pidió ya recibirá el error, una vez
         if pipeline and pipeline not in pipelines:
             raise UsageError(f"No existe el pipeline «{pipeline}». Los que hay: {', '.join(sorted(pipelines))}.")
-        if self.workspace:
-            _move_outputs(self._session, pipelines[pipeline or "__default__"].all_outputs(), self.workspace)
-            for name in ("context", "catalog"):
-                self.__dict__.pop(name, None)
+        self.move_outputs(pipeline or "__default__")
         self._session.run(
             pipeline_name=pipeline, runner=getattr(kedro.runner, runner)(), load_versions=load_versions
         )

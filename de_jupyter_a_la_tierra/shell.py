@@ -31,7 +31,7 @@ from tornado.ioloop import IOLoop
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c005
 from .streams import DirectStream, PipeSession
-from .warming import ADDED, INLINE, SYS_PATH, settle
+from .warming import ADDED, INLINE, SYS_PATH, forget_warmth
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c008
 class CellKernel(IPythonKernel):
@@ -47,6 +47,7 @@ class CellKernel(IPythonKernel):
             compiler_class=self.compiler_class,
         )
         self.shell.displayhook.session = self.shell.display_pub.session = self.session
+        self.shell.user_ns.update({"__session__": name for name in [os.environ.get("JPY_SESSION_NAME")] if name})
         self.comm_manager = comm.get_comm_manager()
         self.shell.configurables.append(self.comm_manager)
 
@@ -120,7 +121,7 @@ def _become_main(out: Connection, err: Connection, env: dict[str, str], cwd: str
     faulthandler.enable(2, all_threads=False)
     process._current_process, process._parent_process, _MAIN.name = _MAIN, None, "MainProcess"
     set_start_method(None, force=True)
-    settle()
+    forget_warmth()
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c014
 def _introduce(shell: Any) -> None:

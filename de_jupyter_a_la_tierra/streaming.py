@@ -47,6 +47,16 @@ def _send(executor: Executor, recipe: Recipe, rest: tuple) -> Callable[[Sheet, P
     return send
 
 # %% ../nbs/6_trabajos/39_streaming.ipynb #34ad45d0
+@contextmanager
+def _reading() -> Iterator[Executor]:
+    """Un hilo que lee; al salir, lo que no haya empezado a leer ya no hace falta."""
+    with ThreadPoolExecutor(1) as reader:
+        try:
+            yield reader
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+
+
 def _read_ahead(reader: Executor, scorer: Scorer, rest: tuple) -> Callable[[Sheet, Part], Callable[[], Scored]]:
     """Cómo se encarga una parte a este proceso: se lee en otro hilo, mientras aquí se puntúa la anterior."""
 
@@ -154,6 +164,7 @@ def stream(
     como estaba.
     """
     session = Session(project, {**order.params, **ENDS})
+    session.move_outputs("prediction")
     recipe, inputs = prepare_recipe(session, versions=order.versions)
     files = list_files(order.places, besides=[order.output, order.quarantine])
     entry = session.context.config_loader["catalog"][recipe.sheet]
@@ -163,7 +174,7 @@ def stream(
     window = 2 * getattr(executor, "slots", 4) if executor else 1
     with (
         _working(folder, identify(order, recipe, files)) as done, explain_os_errors("escribir", order.output),
-        ThreadPoolExecutor(1) as reader,
+        _reading() as reader,
     ):
         start = _send(executor, recipe, rest) if executor else _read_ahead(reader, scorer, rest)
         output = ParquetOutput(folder / "output") if order.to_parquet else CsvOutput(folder / "output", first.dialect)

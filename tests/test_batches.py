@@ -24,7 +24,7 @@ import pytest
 from click.testing import CliRunner, Result
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from de_jupyter_a_la_tierra import cluster
+from de_jupyter_a_la_tierra import dispatch
 from de_jupyter_a_la_tierra.batches import LocalExecutor, Policy, run_batch
 from de_jupyter_a_la_tierra.cli_jobs import jobs
 from de_jupyter_a_la_tierra.cluster import ClusterLost
@@ -385,7 +385,7 @@ class MemoryRuns(Runs):
 
     def __init__(self, **opened: str):
         self.known = {run: {"key": key, "status": "RUNNING", "ended": None} for run, key in opened.items()}
-        self.names = (f"new{number}" for number in count())
+        self.names, self.place = (f"new{number}" for number in count()), "memoria"
 
     def open(self, name, values, tags=None, started=None):
         run = next(self.names)
@@ -489,7 +489,7 @@ def place(tmp_path_factory) -> Path:
 def test_bad_calls(place, monkeypatch, args, code, says):
     """Lo mal pedido se dice en una frase y con su código, antes de que empiece nada."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(cluster, "open_executor", partial(cluster.open_executor, timeout=1))
+    monkeypatch.setattr(dispatch, "open_executor", partial(dispatch.open_executor, timeout=1))
     before = sorted(place.rglob("*"))
     with lock_batch(place / "busy") if "busy" in args else nullcontext():
         error = CliRunner().invoke(jobs, ["run", *args]).exception

@@ -285,6 +285,23 @@ def test_inputs_are_the_files_that_are_there(tmp_path, parameters):
     assert len(list_inputs({"sheet": Path("nada.csv")}, parameters, tmp_path)) == 2
 
 
+def test_folders_and_wildcards_are_watched_too(tmp_path):
+    """De una carpeta o de un comodín cuenta lo que haya dentro, menos lo que escribe la libreta; de una dirección, nada."""
+    source = "input: str = None  # la hoja de entrada\noutput: str = None  # dónde se escribe"
+    known = read_parameters(write_notebook(tmp_path / "x.ipynb", source))
+    (tmp_path / "mes").mkdir()
+    for name in ("mes/a.csv", "mes/b.csv", "mes/b.parquet", "mes/nota[1].csv"):
+        (tmp_path / name).write_text("")
+
+    def listed(path: str, output: str = "") -> list[str]:
+        return [p.relative_to(tmp_path).as_posix() for p in list_inputs({"input": path, "output": output}, known, tmp_path)]
+
+    assert listed("mes", "mes/b.parquet") == ["mes/a.csv", "mes/b.csv", "mes/nota[1].csv"]
+    assert listed("mes/?.csv") == ["mes/a.csv", "mes/b.csv"]
+    assert listed("mes/nota[1].csv") == ["mes/nota[1].csv"]
+    assert listed("s3://mes/a.csv") == listed("") == []
+
+
 # --- Lo que recibe la libreta ------------------------------------------------------------------------------------
 
 ASKED = {
@@ -301,6 +318,11 @@ def test_the_notebook_gets_what_its_annotations_promise(notebook, parameters):
     nb = papermill.parameterize.parameterize_notebook(nb, to_plain(values))
     type_injected_cell(nb)
     json.dumps(nb.metadata)
+    [cell] = [cell for cell in nb.cells if "injected-parameters" in cell.metadata.tags]
+    written, cell.source = cell.source, cell.source.replace("a/b.csv", "corregida.csv")
+    type_injected_cell(nb)
+    assert "corregida.csv" in cell.source  # corregido a mano, no se toca
+    cell.source = written
     code = "\n".join(cell.source for cell in nb.cells)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     expected = repr([values[parameter.name] for parameter in parameters]).replace("blue', 'f'", "blue', <Sex.FEMALE: 'f'>")

@@ -99,6 +99,17 @@ def test_parts_give_what_the_model_says(folder, expected, small_parts, source, o
     assert not list(folder.glob(".*.tierra")) and not (folder / "out.quarantine.csv").exists()
 
 
+def test_a_workshop_of_its_own(folder, tmp_path, monkeypatch):
+    """Dentro de un trabajo de un lote, el resumen va a su taller: el del proyecto sigue como estaba."""
+    summary = Path("data/07_model_output/summary.txt")
+    run(folder, "raw.csv", output="before.csv")
+    (folder / summary).write_text("el de antes")
+    monkeypatch.setenv("TIERRA_WORKSPACE", str(tmp_path))
+    products, _ = run(folder, "raw.csv", output="own.csv")
+    assert (folder / summary).read_text() == "el de antes" and "2000" in (tmp_path / summary).read_text()
+    assert str(tmp_path / summary) in [str(product.path) for product in products]
+
+
 def test_parts_and_pipeline_write_the_same_bytes(folder, tierra, small_parts):
     """Lo que sale por partes es, byte a byte, lo que escribe `tierra run --pipeline prediction`."""
     spanish = {"sep": ";", "encoding": "utf-8-sig", "decimal": ","}
