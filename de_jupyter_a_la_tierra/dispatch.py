@@ -85,6 +85,8 @@ def dispatch_batch(
 ) -> None:
     """Planea un lote, lo hace y cuenta lo que salió; `WorkError` si algún trabajo falló."""
     folder = request.out or project.root / "data/08_reporting/jobs" / notebook.stem
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "batch.lock").exists():
+        raise UsageError(f"«{folder}» tiene dentro otras cosas, y un lote necesita una carpeta suya: elige otra con --out.")
     plan = plan_batch(read_parameters(notebook), values, parse_grid(list(request.grid)), request.table)
     numbered = identify_jobs(notebook, plan, Path.cwd(), find_inputs(request.input))
     if repeated := len(plan) - len(numbered):

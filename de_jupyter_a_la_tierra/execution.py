@@ -127,6 +127,8 @@ def _find_output(project: Project, name: str, output: Path | None) -> Path:
     """Dónde queda la copia de un trabajo suelto: donde se diga o, con la hora en el nombre, en data/08_reporting/jobs."""
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H.%M.%S.%f")[:-3] + "Z"
     output = (output or project.root / "data/08_reporting/jobs" / f"{name}-{moment}.ipynb").absolute()
+    if output.is_dir():
+        raise UsageError(f"«{output}» es una carpeta: di también el nombre de la copia, «{output.name}/{name}.ipynb».")
     with explain_os_errors("escribir la libreta ejecutada", output):
         output.parent.mkdir(parents=True, exist_ok=True)
     return output

@@ -21,7 +21,7 @@ from .errors import UsageError, explain_os_errors
 from .parts import CsvSheet, Part
 from .project import Project
 from .scoring import Recipe
-from .sheets import ParquetSheet, open_sheet
+from .sheets import SUFFIXES, ParquetSheet, open_sheet
 
 # %% ../nbs/6_trabajos/38_orders.ipynb #c008
 @dataclass(frozen=True)
@@ -37,6 +37,19 @@ class Order:
     def quarantine(self) -> str:  # «puntuadas.csv» → «puntuadas.quarantine.csv»
         """Dónde va la cuarentena: junto a la salida."""
         return re.sub(r"(\.\w+)?$", ".quarantine.csv", self.output, count=1)
+
+    def check(
+        self,
+        files: list[str],  # las hojas que se van a leer
+    ) -> None:
+        """Lanza `UsageError` si no se puede escribir así, o si lo escrito taparía una de las hojas."""
+        suffix = re.search(r"(\.\w+)?$", self.output.lower())[0]
+        if suffix not in ("", *SUFFIXES):
+            raise UsageError(f"No se sabe escribir «{self.output}»: la salida es un CSV ({', '.join(SUFFIXES[:3])}) o un Parquet (.parquet).")
+        if "://" not in self.output and Path(self.output).is_dir():
+            raise UsageError(f"«{self.output}» es una carpeta: di también el nombre del fichero.")
+        if {locate(self.output), locate(self.quarantine)} & set(map(locate, files)):
+            raise UsageError(f"«{self.output}» taparía una de las hojas que se puntúan: pon otra salida.")
 
     @property
     def to_parquet(self) -> bool:

@@ -92,7 +92,7 @@ class Runs:
         params = [Param(key, str(value)[:6000]) for key, value in values.items() if key not in known.data.params]
         for start in range(0, max(len(numbers), len(params)), 100):
             self._client.log_batch(run_id, numbers[start : start + 100], params[start : start + 100])
-        if notebook.exists():
+        if notebook.is_file():
             self._client.log_artifact(run_id, str(notebook))
         self._client.set_terminated(run_id, "FINISHED" if done else "FAILED", moment)
 
@@ -120,7 +120,9 @@ class Runs:
         self._try(lambda: run_id and self._discard(run_id), None, f"en él queda a medias la ejecución {run_id}")
 
     def _discard(self, run_id: str) -> None:
-        """Lo que hace `discard`, sin perdonar nada."""
+        """Lo que hace `discard`, sin perdonar nada; lo ya deshecho, deshecho está."""
+        if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
+            return
         for child in self._find("mlflow.parentRunId", run_id):
             self._discard(child.info.run_id)
         with suppress(KeyError):

@@ -6,6 +6,7 @@
 __all__ = ['SUFFIXES', 'PART_ROWS', 'list_files', 'ParquetSheet', 'open_sheet']
 
 # %% ../nbs/6_trabajos/33_sheets.ipynb #c003
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -23,8 +24,8 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 
 # %% ../nbs/6_trabajos/33_sheets.ipynb #c009
 def _is_sheet(path: str) -> bool:
-    """Si parece una hoja, y no algo que otro programa dejó al lado (`_SUCCESS`, `.oculto`)."""
-    return path.endswith(SUFFIXES) and not any(step.startswith((".", "_")) for step in path.split("/")[-1:])
+    """Si parece una hoja, y no algo que se dejó al lado: `_SUCCESS`, `.oculto` o una cuarentena."""
+    return path.endswith(SUFFIXES) and not path.endswith(".quarantine.csv") and not any(step.startswith((".", "_")) for step in path.split("/")[-1:])
 
 # %% ../nbs/6_trabajos/33_sheets.ipynb #c010
 def _expand(place: str) -> list[str]:
@@ -41,18 +42,23 @@ def _expand(place: str) -> list[str]:
     return [fs.unstrip_protocol(file) if "://" in place else file for file in sorted(found)]
 
 # %% ../nbs/6_trabajos/33_sheets.ipynb #c011
+def _name_fully(path: str) -> str:
+    """Una ruta, desde la raíz; una dirección, tal cual: así se sabe si dos nombres son el mismo fichero."""
+    return path if "://" in path else os.path.abspath(path)
+
+
 def list_files(
     places: Iterable[str],  # ficheros, carpetas, comodines o direcciones de fsspec
     besides: Iterable[str] = (),  # los que no cuentan aunque estén allí: lo que se va a escribir
 ) -> list[str]:  # en el orden en que se dijeron; los de una carpeta, por orden alfabético
     """Los ficheros que hay que leer; `UsageError` si en algún sitio no hay ninguno."""
-    files: list[str] = []
+    files, ignored = [], {_name_fully(file) for file in besides}
     for place in places:
         with explain_reading(place):
             found = _expand(place)
         if not found:
             raise UsageError(f"No existe el fichero «{place}»: revisa la ruta, o trae los datos con «tierra data».")
-        files += [file for file in found if file not in files and (file == place or file not in set(besides))]
+        files += [file for file in found if file not in files and (file == place or _name_fully(file) not in ignored)]
     return files
 
 # %% ../nbs/6_trabajos/33_sheets.ipynb #c014

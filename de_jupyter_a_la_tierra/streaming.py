@@ -167,6 +167,7 @@ def stream(
     session.move_outputs("prediction")
     recipe, inputs = prepare_recipe(session, versions=order.versions)
     files = list_files(order.places, besides=[order.output, order.quarantine])
+    order.check(files)
     entry = session.context.config_loader["catalog"][recipe.sheet]
     dialect = {name: str(entry[name]) for name in ("sep", "encoding", "decimal") if name in entry}
     first, totals, folder = open_sheet(files[0], dialect), _Totals(), find_workplace(project, order.output)

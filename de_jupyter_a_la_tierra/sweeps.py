@@ -31,6 +31,8 @@ def parse_grid(
         options = [value.strip() for value in re.split(r",(?![^\[]*\])", values) if value.strip()]
         if not equals or not key.strip() or not options:
             raise UsageError(f"«{text}» no es una rejilla: se escribe clave=valor,valor…")
+        if key.strip() in grid:
+            raise UsageError(f"«{key.strip()}» está dos veces en la rejilla: pon todos sus valores juntos, {key.strip()}=valor,valor…")
         grid[key.strip()] = options
     return grid
 

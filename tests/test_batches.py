@@ -385,7 +385,7 @@ class MemoryRuns(Runs):
 
     def __init__(self, **opened: str):
         self.known = {run: {"key": key, "status": "RUNNING", "ended": None} for run, key in opened.items()}
-        self.names, self.place = (f"new{number}" for number in count()), "memoria"
+        self.names, self.place, self.complete = (f"new{number}" for number in count()), "memoria", True
 
     def open(self, name, values, tags=None, started=None):
         run = next(self.names)
@@ -455,6 +455,9 @@ BAD = {  # la orden → código de salida y parte de la frase
     "wrong type": (["number.ipynb", "-p", "n", "muchos"], 2, "ha de ser un número entero, y es 'muchos'"),
     "out of range": (["number.ipynb", "--grid", "n=1,101"], 2, "ha de estar en [0, 100], y es 101"),
     "not a choice": (["number.ipynb", "-p", "what=sqare"], 2, "¿Querías decir «square»?"),
+    "twice in the grid": (["number.ipynb", "--grid", "n=1", "--grid", "n=2"], 2, "está dos veces en la rejilla"),
+    "a folder of something else": (["number.ipynb", "--grid", "n=1", "--out", "."], 2, "tiene dentro otras cosas"),
+    "a folder as a copy": (["number.ipynb", "-o", "."], 2, "es una carpeta: di también el nombre"),
     "not a grid": (["number.ipynb", "--grid", "n"], 2, "no es una rejilla: se escribe clave=valor"),
     "given twice": (["number.ipynb", "-p", "n=1", "--grid", "n=1,2"], 2, "«n» se da dos veces"),
     "no file of values": (["number.ipynb", "-f", "nada.yml"], 2, "No se pueden leer los parámetros de «nada.yml»"),

@@ -99,6 +99,16 @@ def test_parts_give_what_the_model_says(folder, expected, small_parts, source, o
     assert not list(folder.glob(".*.tierra")) and not (folder / "out.quarantine.csv").exists()
 
 
+def test_the_output_may_live_among_the_sheets(folder, tmp_path, monkeypatch):
+    """La salida y su cuarentena, dentro de la carpeta de las hojas, no son hojas: repetir la orden da lo mismo."""
+    rows = [GOOD] * 40 + ["1.7,?,21,50,84"]
+    (tmp_path / "a.csv").write_text("\n".join([HEADER, *rows]))
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        stream(find_project(folder), Order((".",), "scored.csv", {}, {}))
+        assert len(read(tmp_path / "scored.csv")) == 41 and (tmp_path / "scored.quarantine.csv").exists()
+
+
 def test_a_workshop_of_its_own(folder, tmp_path, monkeypatch):
     """Dentro de un trabajo de un lote, el resumen va a su taller: el del proyecto sigue como estaba."""
     summary = Path("data/07_model_output/summary.txt")
@@ -565,7 +575,9 @@ CALLS = {
     "certificates without scheduler": (["raw.csv", "o.csv", "--tls-ca", "ca.pem"], 2, "falta --scheduler"),
     "not a scheduler": (["raw.csv", "o.csv", "--scheduler", "aquí"], 2, "tcp://"),
     "unknown parameter": (["raw.csv", "o.csv", "--params", "max_bad_shar=1"], 2, "¿Querías decir «max_bad_share»?"),
-    "a folder as output": (["raw.csv", "vacía"], 1, "es una carpeta"),
+    "a folder as output": (["raw.csv", "vacía"], 2, "es una carpeta"),
+    "a workbook as output": (["raw.csv", "o.csv.xlsx"], 2, "No se sabe escribir «o.csv.xlsx»"),
+    "over itself": (["raw.csv", "raw.csv"], 2, "taparía una de las hojas"),
 }
 
 

@@ -81,7 +81,8 @@ def build_candidate(
         "random_forest": RandomForestClassifier(300, random_state=42),
         "svm": SVC(C=10, kernel=compare_foods),
     }[model_type]
-    return make_pipeline(FunctionTransformer(weigh_labels), DictVectorizer(dtype=np.float32), classifier)
+    table = DictVectorizer(dtype=np.float32, sparse=model_type != "random_forest")  # un bosque no sabe leerla dispersa
+    return make_pipeline(FunctionTransformer(weigh_labels), table, classifier)
 
 # %% ../../nbs/6_trabajos/40_ingredients.ipynb #c019
 def group_exams(
