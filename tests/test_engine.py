@@ -341,15 +341,17 @@ def test_cells_live_apart(tmp_path) -> None:
 
 
 def test_nothing_is_left_of_a_failed_notebook(tmp_path, monkeypatch) -> None:
-    """Al volver el error el proceso ya no está; y lo que había en el entorno de antes no llega a la libreta siguiente."""
+    """Al volver el error el proceso ya no está; y ni el entorno ni la carpeta de antes llegan a la libreta siguiente."""
     monkeypatch.setenv("LEFT", "sí")
-    code = "import os, colorsys\nprint(os.getpid(), os.environ.get('LEFT'))"
+    code = "import colorsys, os\nprint(os.getpid(), os.getenv('LEFT'), os.getcwd())"
     with pytest.raises(PapermillExecutionError):
         run(build(f"{code}\n1 / 0"), tmp_path / "out.ipynb")
-    pid, left = summarize(nbformat.read(tmp_path / "out.ipynb", 4).cells[-1])["stdout"].split()
+    pid, left, _ = summarize(nbformat.read(tmp_path / "out.ipynb", 4).cells[-1])["stdout"].split()
     assert left == "sí" and (not psutil.pid_exists(int(pid)) or is_gone(psutil.Process(int(pid))))
     monkeypatch.delenv("LEFT")
-    assert summarize(run(build(code), tmp_path / "out.ipynb").cells[-1])["stdout"].split()[1] == "None"
+    with chdir(tmp_path):
+        notebook = run(build(code), tmp_path / "out.ipynb")
+    assert summarize(notebook.cells[-1])["stdout"].split()[1:] == ["None", str(tmp_path)]
 
 
 def test_a_warm_process_that_cannot_be(tmp_path, monkeypatch) -> None:
