@@ -20,6 +20,8 @@ from types import SimpleNamespace
 
 import nbformat
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -282,7 +284,7 @@ def test_a_stubborn_cell_is_killed_and_its_copy_kept(project, monkeypatch):
 
 def test_a_job_finds_the_environment_of_its_order(project, monkeypatch):
     """Una variable que ya no está no sobrevive en los procesos calientes que arrancaron con ella."""
-    source = "import os, colorsys\nfrom de_jupyter_a_la_tierra.outcomes import hand_back\nhand_back(left=os.environ.get('LEFT', ''))"
+    source = "import os, colorsys\nfrom de_jupyter_a_la_tierra.outcomes import hand_back\nhand_back(left=os.getenv('LEFT', ''))"
     payload = build_payload(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
     monkeypatch.setenv("LEFT", "sí")
     assert attempt(payload)["returned"]["left"] == "sí"
@@ -656,6 +658,15 @@ def test_help_shows_the_parameters(place, monkeypatch):
     assert "Parámetros de «number»" in shown and "un número, [0, 100]" in shown
     for order in ("list", "describe", "run", "table", "report"):
         assert "Ejemplo: tierra jobs " in CliRunner().invoke(jobs, [order, "--help"]).output
+
+
+def test_a_hole_in_a_parquet_is_what_the_notebook_says(place, tmp_path):
+    """Un nulo o un NaN en la tabla no es un valor: ese trabajo se queda con el de salida."""
+    from de_jupyter_a_la_tierra.parameters import read_parameters
+
+    pq.write_table(pa.table({"n": pa.array([1.0, float("nan"), None]), "what": ["fail", "square", None]}), tmp_path / "t.parquet")
+    plan = plan_batch(read_parameters(place / "number.ipynb"), {}, {}, tmp_path / "t.parquet")
+    assert plan == [{"n": 1, "what": "fail"}, {"what": "square"}, {}]
 
 
 def test_the_plan_is_checked_whole(place, monkeypatch):

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import papermill
@@ -25,6 +26,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
+from de_jupyter_a_la_tierra import warming
+from de_jupyter_a_la_tierra.cells import CellProcess
 from de_jupyter_a_la_tierra.imports import find_imports
 from de_jupyter_a_la_tierra.mailbox import Mailbox
 from de_jupyter_a_la_tierra.streams import DirectStream, PipeSession
@@ -336,6 +339,61 @@ def test_cells_live_apart(tmp_path) -> None:
         notebook = run(build(thread, "import os\nos.getsid(0) == os.getpid(), get_ipython().history_manager.hist_file"), tmp_path / "out.ipynb")
     assert notebook.cells[-1].outputs[0].data["text/plain"] == "(True, ':memory:')"
     assert (tmp_path / "hilo").exists()
+
+
+def test_nothing_is_left_of_a_failed_notebook(tmp_path, monkeypatch) -> None:
+    """Al volver el error el proceso ya no está; y ni el entorno ni la carpeta de antes llegan a la libreta siguiente."""
+    monkeypatch.setenv("LEFT", "sí")
+    code = "import colorsys, os\nprint(os.getpid(), os.getenv('LEFT'), os.getcwd())"
+    with pytest.raises(PapermillExecutionError):
+        run(build(f"{code}\n1 / 0"), tmp_path / "out.ipynb")
+    pid, left, _ = summarize(nbformat.read(tmp_path / "out.ipynb", 4).cells[-1])["stdout"].split()
+    assert left == "sí" and (not psutil.pid_exists(int(pid)) or is_gone(psutil.Process(int(pid))))
+    monkeypatch.delenv("LEFT")
+    with chdir(tmp_path):
+        notebook = run(build(code), tmp_path / "out.ipynb")
+    assert summarize(notebook.cells[-1])["stdout"].split()[1:] == ["None", str(tmp_path)]
+
+
+def test_a_warm_process_that_cannot_be(tmp_path, monkeypatch) -> None:
+    """Un módulo que tumba al proceso caliente no impide trabajar, y quien no está listo a tiempo se dice."""
+    (tmp_path / "mortal.py").write_text("import os\nos._exit(1)\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    process = warm_context(["mortal"]).Process(target=sys.exit, args=(4,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 4
+    late = warm_context(["mortal"]).Process(target=int)
+    late.patience = 0
+    with pytest.raises(TimeoutError, match="no está listo tras 0 s"):
+        late.start()
+
+
+def test_only_a_warm_process_without_threads_forks(monkeypatch) -> None:
+    """Bifurcarse con otros hilos en marcha puede dejar cerrojos cogidos para siempre."""
+    monkeypatch.setattr(warming, "_warm", True)
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    assert warming.is_warm()
+    monkeypatch.setattr(threading, "active_count", lambda: 2)
+    assert not warming.is_warm()
+
+
+def test_nobody_waits_for_ever_for_the_cells() -> None:
+    """Ni a que el proceso esté listo, ni a que se despida: pasado el plazo se le mata."""
+    told = []
+    cells = CellProcess([], {})
+    cells.process = SimpleNamespace(
+        pid=1, is_alive=lambda: True, join=lambda *seconds: told.append(("join", *seconds)), kill=lambda: told.append(("kill",)),
+    )
+
+    async def never() -> None:
+        await asyncio.sleep(60)
+
+    cells.box = SimpleNamespace(get_msg=never, close=lambda: told.append(("close",)), requests=SimpleNamespace(close=lambda: None))
+    with pytest.raises(RuntimeError, match="didn't respond in 0.2 seconds"):
+        asyncio.run(asyncio.wait_for(cells.wait_for_ready(0.2), 10))
+    cells.close()
+    assert told == [("join", 5), ("kill",), ("join",), ("close",)]
 
 
 @pytest.mark.parametrize(("source", "kernel", "why"), [

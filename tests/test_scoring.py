@@ -211,6 +211,18 @@ def test_a_sheet_in_parts_is_the_same_sheet(tmp_path_factory, rows, encoding, se
     assert set(together) == set(whole)
 
 
+def test_what_is_counted_is_of_the_whole(folder, small_parts):
+    """El resumen cuenta todas las partes, y una fila con dos celdas malas es una fila."""
+    bad = "?,mucha,21,50,84"
+    (folder / "count.csv").write_text("\n".join([HEADER, *[GOOD, GOOD, bad] * 1500]))
+    seen = []
+    _, results = run(folder, "count.csv", output="count.out.csv", max_bad_share=0.5, progress=lambda share, n_rows: seen.append(n_rows))
+    assert len(seen) > 1 and seen[-1] == 4500
+    assert results["prediction_summary"].startswith("Comidas puntuadas: 3000; en cuarentena: 1500.")
+    with pytest.raises(TierraError, match=r"1500 de 4500 \(33,3 %\)"):
+        run(folder, "count.csv", output="count.out.csv", max_bad_share=0.3)
+
+
 def test_ragged_rows_do_not_spoil_their_part(folder, small_parts):
     """Una fila con celdas de más se aparta; la salida no gana una columna por ella."""
     lines = [GOOD] * 300
@@ -262,6 +274,7 @@ def test_many_files_in_order(folder, expected, small_parts):
     (folder / "days/99.csv").write_text("dma_ash\n1.7\n")
     with pytest.raises(UsageError, match="99.csv» no casa con"):
         run(folder, "days", output="days/all.csv")
+    assert not list((folder / "days").glob(".*.tierra"))  # mal pedido, no hay por dónde seguir
 
 
 def test_all_the_sheets_share_the_decimal_mark(tmp_path):
