@@ -9,7 +9,7 @@ __all__ = ['describe_example', 'is_travelling', 'relink', 'rename_package', 'rea
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 # %% ../nbs/7_aterrizar/03_example.ipynb #c004
 from .errors import WorkError
@@ -106,14 +106,16 @@ def _read_notebooks(stage: int) -> dict[str, str]:
 # %% ../nbs/7_aterrizar/03_example.ipynb #c025
 def read_notebooks(
     stage: int,  # hasta qué etapa
-    accept: Callable[[str], bool] = bool,  # de los que se van, por su ruta, los que se quieren
+    only_jobs: bool = False,  # si solo se quieren los trabajos que valen para cualquiera: los que no usan el paquete del ejemplo
 ) -> dict[str, str]:  # ruta en el proyecto → JSON
     """Los cuadernos del ejemplo, listos para vivir fuera del libro."""
     package, docs = _find_example().package, read_tools()["docs"]
     name = package.rpartition(".")[2]
     going = {p: text for p, text in _read_notebooks(stage).items() if is_travelling(p, text, name)}
+    if only_jobs:
+        going = {p: text for p, text in going.items() if p.startswith("6_") and package not in text}
     files = {}
-    for path in filter(accept, going):
+    for path in going:
         notebook = json.loads(rename_package(going[path], package))
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":

@@ -42,7 +42,7 @@ def render_project(
     if landing.kind == "example":
         files = render_templates(landing, "example") | read_notebooks(landing.stage) | read_conf(landing.stage)
     else:
-        files = render_templates(landing, "new") | read_notebooks(landing.stage, lambda path: path.startswith("6_"))
+        files = render_templates(landing, "new") | read_notebooks(landing.stage, only_jobs=True)
     files |= render_templates(landing, "common")
     if landing.stage > 1:
         files["conf/logging.yml"] = (find_cargo("conf") / "logging.yml").read_text(encoding="utf-8")

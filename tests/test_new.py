@@ -110,6 +110,16 @@ def test_only_brings_its_own_data(project: Path, tierra: Tierra) -> None:
     assert done.returncode == 2 and "--force" in done.stderr, done.stderr
 
 
+def test_no_cat_travels(tmp_path: Path, tierra: Tierra) -> None:
+    """Un proyecto nuevo, en la última etapa, trae los trabajos que valen para cualquiera y nada del ejemplo."""
+    target = write_sheet("vinos", tmp_path / "hoja.csv")
+    done = tierra("new", "vinos", "--data", "hoja.csv", "--target", target, "--stage", "6", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = [path for path in (tmp_path / "vinos").rglob("*") if path.suffix in (".py", ".ipynb", ".yml")]
+    assert {"entrenar", "predecir", "informe"} <= {path.stem for path in files if path.suffix == ".ipynb"}
+    assert [path.name for path in files if "catfood" in path.read_text(encoding="utf-8")] == []
+
+
 def test_shares_the_tracking_configuration_of_the_example() -> None:
     own = ROOT / "templates/new/5/conf/base/mlflow.yml"
     assert own.read_text(encoding="utf-8") == (ROOT / "conf/base/mlflow.yml").read_text(encoding="utf-8")
