@@ -261,6 +261,14 @@ def test_a_stubborn_cell_is_killed_and_its_copy_kept(project, monkeypatch):
     assert Path("ready").exists() and not Path("told").exists()
 
 
+def test_an_interruption_out_of_a_cell_is_not_heard(project):
+    """Un Ctrl-C que alcanza a quien guarda la copia no la pierde: interrumpir es cosa de la celda."""
+    source = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(0.2)\nprint('sigue')"
+    payload = build_payload(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
+    result = attempt({**payload, "notebook": payload["notebook"].replace("hand_back(square=n ** 2)", "1 + 1")})
+    assert (result["status"], result["error"]) == ("done", "") and "sigue" in result["notebook"]
+
+
 def test_a_job_finds_the_environment_of_its_order(project, monkeypatch):
     """Una variable que ya no está no sobrevive en los procesos calientes que arrancaron con ella."""
     source = "import os, colorsys\nfrom de_jupyter_a_la_tierra.outcomes import hand_back\nhand_back(left=os.getenv('LEFT', ''))"
