@@ -31,14 +31,14 @@ from de_jupyter_a_la_tierra.batches import LocalExecutor, Policy, run_batch
 from de_jupyter_a_la_tierra.cli_jobs import jobs
 from de_jupyter_a_la_tierra.cluster import ClusterLost
 from de_jupyter_a_la_tierra.errors import TierraError, UsageError, WorkError
-from de_jupyter_a_la_tierra.execution import attempt, build_payload
+from de_jupyter_a_la_tierra.execution import attempt, build_payload, run_job
 from de_jupyter_a_la_tierra.ledger import Entry, Ledger, read_ledger
 from de_jupyter_a_la_tierra.locks import lock_batch
 from de_jupyter_a_la_tierra.planning import identify_jobs, plan_batch
 from de_jupyter_a_la_tierra.project import Project, find_project
 from de_jupyter_a_la_tierra.recovery import close_run, name_copy, recover, write_copy
 from de_jupyter_a_la_tierra.runs import Runs
-from de_jupyter_a_la_tierra.supervision import ending, supervise
+from de_jupyter_a_la_tierra.supervision import Watched, ending, supervise
 from de_jupyter_a_la_tierra.warming import warm_context
 
 PARAMETERS = """
@@ -282,14 +282,61 @@ def test_a_stubborn_cell_is_killed_and_its_copy_kept(project, monkeypatch):
     assert Path("ready").exists() and not Path("told").exists()
 
 
+def test_an_interruption_out_of_a_cell_is_not_heard(project):
+    """Un Ctrl-C que alcanza a quien guarda la copia no la pierde: interrumpir es cosa de la celda."""
+    source = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(0.2)\nprint('sigue')"
+    payload = build_payload(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
+    result = attempt({**payload, "notebook": payload["notebook"].replace("hand_back(square=n ** 2)", "1 + 1")})
+    assert (result["status"], result["error"]) == ("done", "") and "sigue" in result["notebook"]
+
+
 def test_a_job_finds_the_environment_of_its_order(project, monkeypatch):
     """Una variable que ya no está no sobrevive en los procesos calientes que arrancaron con ella."""
     source = "import os, colorsys\nfrom de_jupyter_a_la_tierra.outcomes import hand_back\nhand_back(left=os.getenv('LEFT', ''))"
     payload = build_payload(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
     monkeypatch.setenv("LEFT", "sí")
     assert attempt(payload)["returned"]["left"] == "sí"
+    assert attempt({**payload, "env": {"LEFT": "la suya"}})["returned"]["left"] == "la suya"
     monkeypatch.delenv("LEFT")
     assert attempt(payload)["returned"]["left"] == ""
+
+
+@pytest.mark.parametrize(("left", "watched", "status"), [
+    ('{"cells": [', Watched(None, ""), "died"),
+    (None, Watched({"status": "done"}, "timeout"), "done"),
+    (None, Watched({"status": "died"}, "memory"), "memory"),
+])
+def test_what_the_process_left_is_judged(project, monkeypatch, left, watched, status):
+    """Una copia a medias no es una copia: queda la libreta; y quien llegó a terminar, terminó, aunque ya se le fuera a parar."""
+    target = project.root / "out.ipynb"
+
+    def watch(*args) -> Watched:
+        if left:
+            target.write_text(left)
+        return watched
+
+    monkeypatch.setattr("de_jupyter_a_la_tierra.execution.ending", nullcontext)
+    monkeypatch.setattr("de_jupyter_a_la_tierra.execution.supervise", watch)
+    payload = build_payload(project, project.root / "number.ipynb", {}, target, target=str(target), memory=1.0)
+    result = attempt(payload)
+    assert result["status"] == status and bool(result["error"]) == (status != "done")
+    assert len(json.loads(result["notebook"])["cells"]) == 4
+
+
+def test_a_loose_job_is_closed_and_its_copy_is_whole(project, monkeypatch):
+    """Mientras se escribe la copia sellada vale la que dejó papermill; y, pase lo que pase, la ejecución se cierra."""
+    runs, output = MemoryRuns(), project.root / "out.ipynb"
+    monkeypatch.setattr("de_jupyter_a_la_tierra.execution.open_runs", lambda project: runs)
+    monkeypatch.setattr(MemoryRuns, "open", lambda self, name, values: self.known.setdefault("loose", {"status": "RUNNING"}) and "loose")
+
+    def leave(payload: dict, echo: object) -> dict:
+        output.write_text("la de papermill")
+        return {"status": "done", "notebook": "\udc80", "returned": {}}
+
+    monkeypatch.setattr("de_jupyter_a_la_tierra.execution.attempt", leave)
+    with pytest.raises(UnicodeEncodeError):
+        run_job(project, str(project.root / "number.ipynb"), output=output)
+    assert output.read_text() == "la de papermill" and runs.known["loose"]["status"] == "FAILED"
 
 
 def test_who_does_not_answer_is_not_waited_for(monkeypatch):

@@ -3,6 +3,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -33,7 +34,8 @@ from de_jupyter_a_la_tierra.outputs import encode_rows
 from de_jupyter_a_la_tierra.parts import CsvSheet
 from de_jupyter_a_la_tierra.project import find_project
 from de_jupyter_a_la_tierra.reading import read_rows
-from de_jupyter_a_la_tierra.scoring import Recipe
+from de_jupyter_a_la_tierra.scoring import ENDS, Recipe, Scorer, prepare_recipe
+from de_jupyter_a_la_tierra.session import Session
 from de_jupyter_a_la_tierra.sheets import ParquetSheet
 from de_jupyter_a_la_tierra.streaming import stream
 from de_jupyter_a_la_tierra.tables import EXTRA, read_table
@@ -209,6 +211,32 @@ def test_a_sheet_in_parts_is_the_same_sheet(tmp_path_factory, rows, encoding, se
     together = pd.concat(pieces).fillna("")
     pd.testing.assert_frame_equal(together[list(whole)], whole)
     assert set(together) == set(whole)
+
+
+def test_the_version_that_is_asked_for_is_the_one_that_scores(folder, monkeypatch):
+    """Con una versión dicha se abre esa y esa viaja a los workers; sin decirla, la última."""
+    [card] = folder.glob("data/06_models/catfood/*/catfood/model.json")
+    old, opened = card.parents[2] / "2000-01-01T00.00.00.000Z", []
+    monkeypatch.setattr("de_jupyter_a_la_tierra.datasets.load_model", lambda path: opened.append(Path(path)) or load_model(path))
+    shutil.copytree(card.parents[1], old)
+    try:
+        for versions, place in (({"model": old.name}, old / "catfood"), ({}, card.parent)):
+            recipe, _ = prepare_recipe(Session(find_project(folder), ENDS), versions=versions)
+            assert recipe.models == {"model": place} and opened.pop() == place and not opened
+    finally:
+        shutil.rmtree(old)
+
+
+def test_the_contract_is_kept_part_by_part(folder):
+    """Una nota imposible no llega a la salida: la para el contrato del proyecto, como en `kedro run`."""
+    recipe, inputs = prepare_recipe(Session(find_project(folder), ENDS))
+    sheet = CsvSheet(str(folder / "raw.csv"))
+    table = sheet.read(next(sheet.cut(5000)))
+    assert len(Scorer(recipe, inputs).score(table)["scored_foods"]) == len(table)
+    wrong = SimpleNamespace(**{name: getattr(inputs["model"], name) for name in ("features", "classes", "info")})
+    wrong.predict_with_probability = lambda foods: (np.full(len(foods), 9), np.full(len(foods), 0.5))
+    with pytest.raises(Exception, match="scored_foods"):
+        Scorer(recipe, {**inputs, "model": wrong}).score(table)
 
 
 def test_what_is_counted_is_of_the_whole(folder, small_parts):
