@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, context, forkserver, popen_forkserver, process, reduction, spawn, util
@@ -89,11 +90,14 @@ class _WarmPopen(popen_forkserver.Popen):
             reduction.dump(process_obj, parcel)
         finally:
             context.set_spawning_popen(None)
-        try:
-            self._send(parcel, process_obj.patience)
-        except (EOFError, ConnectionError):  # el servidor murió: algo de lo que importaba lo tumbó
-            self._server.set_forkserver_preload(list(BASE))
-            self._send(parcel, process_obj.patience)
+        for pause in (0.02, 0.1, 0.5, 2.0, None):
+            try:
+                return self._send(parcel, process_obj.patience)
+            except (EOFError, ConnectionError):  # el servidor murió: algo de lo que importaba lo tumbó
+                if pause is None:
+                    raise
+                self._server.set_forkserver_preload(list(BASE))
+                time.sleep(pause)  # mientras acaba de morir parece vivo, y no se arrancaría otro
 
     def _send(self, parcel: io.BytesIO, patience: float | None) -> None:
         """Manda el encargo al servidor y espera a saber qué proceso se ocupa de él."""

@@ -249,6 +249,7 @@ def test_what_is_counted_is_of_the_whole(folder, small_parts):
     assert results["prediction_summary"].startswith("Comidas puntuadas: 3000; en cuarentena: 1500.")
     with pytest.raises(TierraError, match=r"1500 de 4500 \(33,3 %\)"):
         run(folder, "count.csv", output="count.out.csv", max_bad_share=0.3)
+    assert "3000" in run(folder, "count.csv", output="count.out.csv", max_bad_share=0.5)[1]["prediction_summary"]
 
 
 def test_ragged_rows_do_not_spoil_their_part(folder, small_parts):
