@@ -239,10 +239,11 @@ def test_a_job_that_kills_its_workers_fails_alone(cluster):
     """Un trabajo que mata a cuantos workers lo intentan se da por fallido; los demás se hacen."""
     cluster.add_worker()
     with open_executor(cluster.address) as executor:
-        deadly, sound = executor.submit(os._exit, 1), executor.submit(len, "gato")
+        die = "import os, time; time.sleep(0.5); os._exit(1)"  # a medio arrancar, su niñera no lo levantaría
+        deadly, sound = executor.submit(exec, die), executor.submit(len, "gato")
         with pytest.raises(WorkError, match="han muerto 4 workers mientras lo hacían"):
-            deadly.result(60)
-        assert sound.result(60) == 4
+            deadly.result(240)
+        assert sound.result(240) == 4
 
 
 def test_cancelling_ends_what_the_job_started(cluster, job):
