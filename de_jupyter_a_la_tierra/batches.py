@@ -97,7 +97,6 @@ class _Batch:
     def start(self, entry: Entry) -> tuple[Entry, Future]:
         """Empieza un trabajo, después de deshacer la ejecución de un intento anterior que falló."""
         name, folder = self.notebook.stem, self.folder
-        self.ledger.agreed = False  # hasta que se recoja, MLflow sabe más que el libro
         self.runs.discard(entry.run_id)
         tags = {"tierra.batch": self.ledger.batch_id, "tierra.job.key": entry.key}
         run_id = self.runs.open(name, entry.parameters, tags)
@@ -165,6 +164,8 @@ def run_batch(
         batch = _Batch(project, notebook, folder, executor, policy, ledger, runs)
         batch.guard = str(guard) if local else None
         todo = [entry for entry in ledger.list_entries() if entry.status != "done"]
+        if todo:
+            ledger.agreed = ""  # hasta que se recoja, MLflow sabrá más que el libro
         for entry in ledger.list_entries():
             progress(entry)
         try:

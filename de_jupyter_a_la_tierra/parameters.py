@@ -99,8 +99,10 @@ def type_injected_cell(
     cells = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
     known = inspect_parameters(notebook) if cells and given else []
     typed = {p.name: code for p in known if p.name in given and (code := _write_typed(given[p.name], p))}
-    title = cells[0].source.partition("\n")[0] if typed else ""
-    if typed and cells[0].source.strip() == PythonTranslator.codify(given, title.removeprefix("# ")).strip():
+    if not typed:
+        return
+    title = cells[0].source.partition("\n")[0]
+    if cells[0].source.strip() == PythonTranslator.codify(given, title.removeprefix("# ")).strip():
         lines = [f"{name} = {typed.get(name) or PythonTranslator.translate(value)}" for name, value in given.items()]
         cells[0].source = "\n".join([title, *lines])
 

@@ -47,7 +47,8 @@ class CellKernel(IPythonKernel):
             compiler_class=self.compiler_class,
         )
         self.shell.displayhook.session = self.shell.display_pub.session = self.session
-        self.shell.user_ns.update({"__session__": name for name in [os.environ.get("JPY_SESSION_NAME")] if name})
+        if session_name := os.environ.get("JPY_SESSION_NAME"):
+            self.shell.user_ns["__session__"] = session_name
         self.comm_manager = comm.get_comm_manager()
         self.shell.configurables.append(self.comm_manager)
 
