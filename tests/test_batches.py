@@ -219,6 +219,24 @@ def test_a_finished_job_is_noted_last(project, monkeypatch):
     assert {run: told["status"] for run, told in runs.known.items()} == {entry.run_id: "FINISHED"}
 
 
+def test_the_ledger_agrees_with_nobody_while_it_works(project, monkeypatch):
+    """La seña se pone al acabar y se quita antes de abrir la primera ejecución: un corte justo entonces no se le escapa a nadie."""
+    runs, at_opening, folder = MemoryRuns(), [], project.root / "lote"
+    opened = runs.open
+    runs.open = lambda *args, **kwargs: (at_opening.append(ask(folder)), opened(*args, **kwargs))[1]
+
+    def ask(folder: Path) -> str:
+        with closing(Ledger(folder)) as ledger:
+            return ledger.agreed
+
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr("de_jupyter_a_la_tierra.batches.open_runs", lambda project: runs)
+    for n in (1, 2):
+        run_with(project, {"n": n, "what": "square"}, executor=1)
+        assert ask(folder) == runs.place
+    assert at_opening == ["", ""]
+
+
 class LostExecutor(Executor):
     """Un clúster que se pierde en cuanto se le encarga algo."""
 
