@@ -101,6 +101,7 @@ setup(
             f"progress = {package}.hooks:ProgressHook",
             f"progress_bar = {package}.hooks:ProgressBarHook",
             f"parameters = {package}.hooks:ParametersHook",
+            f"start = {package}.hooks:StartHook",
             f"contracts = {package}.contracts:ContractsHook",
             f"tracking = {package}.tracking:TrackingHook",
         ],

@@ -85,15 +85,23 @@ def _run_and_report(params: dict, pipeline: str | None = None, **options: object
 _RUNNERS = ["SequentialRunner", "ThreadRunner", "ParallelRunner"]
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #c015
+def _split_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
+    """Los nombres de una lista con comas."""
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
 @click.command(epilog="Ejemplo: tierra run --params origin=real,model.type=random_forest", **COMMAND)
 @click.option("--pipeline", help="El pipeline que se ejecuta, si no es el de por defecto.")
 @params_option
+@click.option("--from-nodes", metavar="NODO,…", default="", callback=_split_names, help="Empieza en esos nodos, con lo que dejó la ejecución anterior.")
+@click.option("--to-nodes", metavar="NODO,…", default="", callback=_split_names, help="Acaba en esos nodos.")
+@click.option("--nodes", "node_names", metavar="NODO,…", default="", callback=_split_names, help="Ejecuta esos nodos y ninguno más.")
 @click.option("--runner", type=click.Choice(_RUNNERS), default=_RUNNERS[0], show_default=True, help="Quién ejecuta los nodos.")
-def run(pipeline: str | None, params: tuple[str, ...], runner: str) -> None:
+def run(pipeline: str | None, params: tuple[str, ...], runner: str, **part: list[str]) -> None:
     """Limpia los datos, entrena, evalúa y guarda el modelo."""
     from de_jupyter_a_la_tierra.session import parse_params
 
-    _run_and_report(parse_params(list(params)), pipeline, runner=runner)
+    _run_and_report(parse_params(list(params)), pipeline, runner=runner, **part)
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #predict0
 def _find_version(model: str) -> str:

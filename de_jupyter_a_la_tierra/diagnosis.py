@@ -6,6 +6,7 @@
 __all__ = ['find_extra', 'missing_extra', 'explain', 'explaining']
 
 # %% ../nbs/2_kedro/27_diagnosis.ipynb #c003
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,43 @@ def _explain_contract(error: BaseException) -> WorkError | None:
 
     return explain_failure(error)
 
+# %% ../nbs/2_kedro/27_diagnosis.ipynb #ked1
+_KEDRO = (  # clase del error, lo que dice, y lo mismo para una persona
+    ("ParserError", r"Invalid YAML or JSON file (?P<path>.+?), unable to read line (?P<line>\d+)",
+     "«{path}» no está bien escrito: mira la línea {line} y la anterior (sangrías, comillas y corchetes sin cerrar)."),
+    ("ValueError", r"Duplicate keys found in (?P<path>.+?) and (?P<other>.+?): (?P<keys>.+)",
+     "«{path}» y «{other}» dicen lo mismo dos veces ({keys}): deja cada clave en un solo fichero."),
+    ("Interpolation.*Error", r"[Kk]ey '(?P<key>.+?)' not found(?s:.*)full_key: (?P<name>\S+)",
+     "En la configuración, «{name}» se refiere a «{key}», que no existe: corrige el nombre o añádelo a conf/base."),
+    ("ValueError", r"Pipeline input\(s\) \{(?P<names>.+?)\} not found",
+     "A los nodos les falta {names}, que no está en el catálogo ni en los parámetros: añádelo en conf/base."),
+    ("DatasetError", r"parsing config for dataset '(?P<name>.+?)':\s*(?P<why>.+)",
+     "En el catálogo, «{name}» no se entiende: {why}"),
+    ("DatasetError", r"\s*(?P<why>.+)\nDataset '(?P<name>.+?)' must only contain arguments",
+     "En el catálogo, «{name}» tiene una opción que no existe: {why}"),
+    ("DatasetError", r"(?:(?P<name>[\w.:]+): )?Failed while (?P<verb>loading|saving).+\n(?P<why>.+)",
+     "El dato «{name}» no se pudo leer o guardar: {why}"),
+    ("MissingConfigException", r"(?P<why>.+)",
+     "A la configuración le falta algo: {why}"),
+    ("CircularDependencyError", r"",
+     "Los nodos se esperan unos a otros en círculo: alguno lee lo que sale de otro posterior. Revisa sus entradas y salidas."),
+    ("OutputNotUniqueError", r"Output\(s\) (?P<names>.+?) are returned",
+     "Dos nodos escriben lo mismo, {names}: cámbiale el nombre a una de las salidas."),
+    ("ValueError", r"Failed to create node (?P<name>\w+):(?s:.*)\n(?P<why>.+)",
+     "El nodo «{name}» está mal definido: {why}"),
+)
+
+
+def _explain_kedro(error: BaseException) -> UsageError | None:
+    """La frase de un proyecto mal configurado; `None` si el error es otro."""
+    for name, pattern, sentence in _KEDRO:
+        if re.fullmatch(name, type(error).__name__) and (found := re.search(pattern, str(error))):
+            parts = {key: value or "" for key, value in found.groupdict().items()}
+            for key in parts.keys() & {"path", "other"}:
+                parts[key] = os.path.relpath(parts[key])
+            return UsageError(sentence.format(**parts))
+    return None
+
 # %% ../nbs/2_kedro/27_diagnosis.ipynb #c012
 def explain(
     error: BaseException,  # lo que ha fallado
@@ -72,7 +110,7 @@ def explain(
                     raise cause
             except WorkError as explained:
                 return explained
-    return None
+    return next(filter(None, map(_explain_kedro, _chain(error))), None)
 
 # %% ../nbs/2_kedro/27_diagnosis.ipynb #mgr1
 @contextmanager

@@ -6,6 +6,7 @@
 __all__ = ['WORKSPACE', 'parse_params', 'Session', 'Product', 'list_products']
 
 # %% ../nbs/2_kedro/26_session.ipynb #c003
+import difflib
 import logging
 import os
 import re
@@ -76,6 +77,20 @@ def _move_outputs(session: Any, outputs: set[str], folder: Path) -> None:
 
     session._hook_manager.register(Workspace())
 
+# %% ../nbs/2_kedro/26_session.ipynb #part1
+def _check_part(pipeline: Any, part: dict[str, list[str]]) -> None:
+    """Comprueba que los nodos que delimitan un trozo existen y que entre ellos hay algo que ejecutar."""
+    known = [node.name for node in pipeline.nodes]
+    for name in [name for names in part.values() for name in names]:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"¿Querías decir «{close[0]}»? " if close else ""
+            raise UsageError(f"No existe el nodo «{name}». {hint}Los que hay: {', '.join(known)}.")
+    try:
+        pipeline.filter(**part)
+    except ValueError:
+        raise UsageError(f"Entre esos nodos no hay nada que ejecutar. Van en este orden: {', '.join(known)}.") from None
+
 # %% ../nbs/2_kedro/26_session.ipynb #c011
 class Session:
     """Una sesión de Kedro sobre un proyecto, con sus parámetros."""
@@ -106,12 +121,13 @@ class Session:
     def move_outputs(
         self,
         pipeline: str,  # su nombre; si no existe, no pasa nada
+        **part: list[str],  # si no es entero, qué trozo: lo mismo que en `run`
     ) -> None:
         """Si hay taller, hace que lo que escribe un pipeline y no lleva versión vaya a él."""
         from kedro.framework.project import pipelines
 
         if self.workspace and pipeline in pipelines:
-            _move_outputs(self._session, pipelines[pipeline].all_outputs(), self.workspace)
+            _move_outputs(self._session, pipelines[pipeline].filter(**part).all_outputs(), self.workspace)
             for name in ("context", "catalog"):
                 self.__dict__.pop(name, None)
 
@@ -120,17 +136,20 @@ class Session:
         pipeline: str | None = None,  # su nombre; None es el de por defecto
         runner: str = "SequentialRunner",  # la clase de Kedro que ejecuta los nodos
         load_versions: dict[str, str] | None = None,  # versión de cada dato que no sea la última
+        **part: list[str],  # solo un trozo: nombres de nodos en `from_nodes`, `to_nodes` o `node_names`
     ) -> None:
-        """Ejecuta un pipeline; `UsageError` si no existe. Lo que falle dentro sale como lo lanza Kedro."""
+        """Ejecuta un pipeline, o un trozo; `UsageError` si no existe. Lo que falle dentro sale como lo lanza Kedro."""
         import kedro.runner
         from kedro.framework.project import pipelines
 
         logging.getLogger("kedro").setLevel("CRITICAL")  # quien lo pidió ya recibirá el error, una vez
         if pipeline and pipeline not in pipelines:
             raise UsageError(f"No existe el pipeline «{pipeline}». Los que hay: {', '.join(sorted(pipelines))}.")
-        self.move_outputs(pipeline or "__default__")
+        part = {key: names for key, names in part.items() if names}
+        _check_part(pipelines[pipeline or "__default__"], part)
+        self.move_outputs(pipeline or "__default__", **part)
         self._session.run(
-            pipeline_name=pipeline, runner=getattr(kedro.runner, runner)(), load_versions=load_versions
+            pipeline_name=pipeline, runner=getattr(kedro.runner, runner)(), load_versions=load_versions, **part
         )
 
 # %% ../nbs/2_kedro/26_session.ipynb #c013

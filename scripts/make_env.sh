@@ -48,5 +48,6 @@ fi
 # El propio proyecto, editable: se repite si cambian sus metadatos.
 if [ ! -f "$venv/.project" ] || [ -n "$(find settings.ini setup.py pyproject.toml -newer "$venv/.project")" ]; then
     uv pip install --no-deps --no-build-isolation -e .
+    rm -rf ./*.egg-info  # desde esta carpeta taparía los metadatos recién instalados con los de antes
     touch "$venv/.project"
 fi
