@@ -49,7 +49,7 @@ def test_what_is_not_stored_names_where_to_start(tierra, project, tmp_path):
 
 BROKEN = {
     "YAML": (CATALOG, lambda text: text + "\nx: [1\n", "no está bien escrito: mira la línea"),
-    "clase": (CATALOG, lambda text: text.replace("pandas.ParquetDataset", "pandas.Nada"), "«readable_foods» no se entiende: "),
+    "clase": (CATALOG, lambda text: text.replace("pandas.ParquetDataset", "pandas.Nada"), "» no se entiende: "),
     "opción": (CATALOG, lambda text: text.replace("save_args: {indent: 2}", "sav_args: {}"), "opción que no existe: "),
     "interpolación": (PARAMETERS, lambda text: text + "\ny: ${nada}\n", "«y» se refiere a «nada», que no existe"),
     "global": (CATALOG, lambda text: text.replace("globals:sep", "globals:sap"), "se refiere a «sap»"),
