@@ -21,7 +21,7 @@ WHISKAS = {"dma_ash":1.7,"dma_cals":76,"dma_carbs":21,"dma_prot":50,"ga_moist":8
 NO_NETWORK = python scripts/offline.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q $(LOCK_FLAGS)
 
-.PHONY: help env env-dev run serve ui job test test-long test-all data docs readme export clean-nbs lint hooks lab viz dist lock clean
+.PHONY: help env env-dev run serve ui job test test-long test-all data docs readme export update clean-nbs lint hooks jupyter-hook lab viz dist lock clean
 
 help: ## Enseña esta ayuda
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,22 +77,29 @@ docs: env-dev ## Construye el sitio en _docs
 readme: env-dev ## Escribe README.md a partir de nbs/index.ipynb
 	@python scripts/build_readme.py
 
-export: env-dev ## Exporta los cuadernos al paquete (nbdev_export)
-	@nbdev_export
+export: env-dev ## Exporta los cuadernos al paquete, sin pisar lo editado en él (FORCE=1 lo pisa)
+	@python scripts/export_notebooks.py $(if $(FORCE),--force)
 
-clean-nbs: env-dev ## Limpia los metadatos de los cuadernos (nbdev_clean)
-	@nbdev_clean
+update: env-dev ## Lleva a los cuadernos lo que se editó en el paquete (nbdev_update)
+	@python scripts/export_notebooks.py --update
+
+clean-nbs: env-dev ## Limpia los cuadernos: metadatos, y las salidas de los trabajos
+	@python scripts/clean_notebooks.py
 
 lint: env-dev ## Comprueba las capas y el estilo de scripts y pruebas
 	@lint-imports
 	@ruff check
 
-# Los dos ganchos de nbdev_install_hooks (fusionar y dar por fiables los cuadernos), sin su retoque de ~/.jupyter.
-hooks: env-dev ## Instala en git los ganchos de nbdev y los de pre-commit
+# Los ganchos de nbdev_install_hooks (fusionar, limpiar al guardar y dar por fiables los cuadernos), sin tocar ~/.jupyter.
+hooks: env-dev jupyter-hook ## Instala los ganchos de git y el de JupyterLab: cuadernos limpios, enteros y exportados
 	@git config --local include.path ../.gitconfig
 	@pre-commit install
 
-lab: env-dev ## Abre los cuadernos en JupyterLab
+jupyter-hook: env-dev
+	@mkdir -p .venv/etc/jupyter
+	@ln -sf ../../../scripts/jupyter_server_config.py .venv/etc/jupyter/
+
+lab: env-dev jupyter-hook ## Abre los cuadernos en JupyterLab
 	@jupyter lab nbs
 
 viz: env-dev ## Dibuja los pipelines con Kedro-Viz en _viz/index.html

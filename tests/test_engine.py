@@ -60,7 +60,7 @@ VARIETY = [
     "import logging\nlogging.getLogger('x').warning('por el registro')",
     "_, _3, In[1][:20], len(Out)",
     "{'a': [1, {'b': float('nan')}], 'c': 'ñ' * 200}",
-    "asyncio.run(asyncio.sleep(0))",
+    "siesta = asyncio.sleep(0)\ntry:\n    asyncio.run(siesta)\nfinally:\n    siesta.close()",  # o Python avisará de ella cuando quiera
     "input('¿quién?')",
     "def f(x):\n    return 1 / x\nf(0)",
     "raise SystemExit(0)",

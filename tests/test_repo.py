@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_exports_in_sync(clone):
     run("nbdev_export", cwd=clone)
     stale = differing(clone, read_settings()["lib_path"])
     assert not stale, listing(["ejecuta `make export`", *stale])
+
+
+def test_both_nbdevs_read_the_same():
+    """settings.ini, para nbdev 2, y [tool.nbdev], para nbdev 3, dicen lo mismo; las listas, como listas."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["nbdev"]
+    assert table.pop("update_pyproject") is False  # aquí manda nbdev 2, que lo escribe a su manera
+    for key, value in table.items():
+        said = read_settings()[key]
+        assert value == (said.split() if isinstance(value, list) else said == "True" if isinstance(value, bool) else said), key
+    assert table["allowed_cell_metadata_keys"] == ["tags"]  # una cadena valdría letra a letra y borraría las etiquetas
 
 
 def test_notebooks_clean(clone):

@@ -1,0 +1,24 @@
+"""Lo que JupyterLab hace antes de guardar un cuaderno de nbs/: limpiarlo, para que ejecutarlo no sea un cambio.
+
+Es lo que haría `nbdev_install_hooks`, pero solo en este proyecto: `make hooks` y `make lab` lo enlazan en .venv, y en
+~/.jupyter no se toca nada.
+"""
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent
+
+
+def clean_before_saving(model, path, contents_manager, **_):
+    """Limpia los cuadernos de este proyecto; los de otros, no."""
+    saved = Path(contents_manager.root_dir, path.lstrip("/")).resolve()
+    if model["type"] != "notebook" or not saved.is_relative_to(SCRIPTS.parent / "nbs"):
+        return
+    if str(SCRIPTS) not in sys.path:
+        sys.path.append(str(SCRIPTS))
+    from clean_notebooks import clean_notebook
+
+    clean_notebook(model["content"])
+
+
+c.ContentsManager.pre_save_hook = clean_before_saving  # noqa: F821 (`c` lo pone Jupyter)
