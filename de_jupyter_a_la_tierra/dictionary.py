@@ -26,6 +26,8 @@ class Column:
     integer: bool = False  # si solo valen enteros
     prefix: str = ""  # lo que precede al número: «[»
     suffix: str = ""  # lo que le sigue: «%», «/100g», «]»
+    decimal: Literal["", ".", ","] = ""  # su signo decimal, donde la hoja lo deje en duda: «1,234»
+    labels: tuple[str, ...] = ()  # las clases de un texto; lo que solo cambie en mayúsculas, tildes o espacios es la misma
     separator: str = ","  # lo que separa los elementos de una lista
     required: bool = True  # si una celda vacía es un error
     source: str = ""  # de dónde sale el dato
@@ -40,7 +42,7 @@ class Column:
         values: dict[str, Any],  # lo que escribió `to_dict`
     ) -> Self:
         """La columna que describe un diccionario de JSON."""
-        return cls(**values)
+        return cls(**{**values, "labels": tuple(values.get("labels", ()))})
 
 # %% ../nbs/2_kedro/02_dictionary.ipynb #c010
 def describe_range(

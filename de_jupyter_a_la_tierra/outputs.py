@@ -38,7 +38,7 @@ def encode_rows(
 ) -> bytes:
     """Escribe las filas de una parte, sin cabecera ni marca."""
     if dialect is not None:
-        text = table.to_csv(index=False, header=False, sep=dialect.sep, decimal=dialect.decimal)
+        text = table.to_csv(index=False, header=False, sep=dialect.sep, decimal=dialect.mark)
         bodies = {"utf-8-sig": "utf-8", "utf-16": f"utf-16-{sys.byteorder[0]}e"}
         return text.encode(bodies.get(dialect.encoding, dialect.encoding), errors="xmlcharrefreplace")
     import pyarrow as pa

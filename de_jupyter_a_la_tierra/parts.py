@@ -7,7 +7,6 @@ __all__ = ['PART_BYTES', 'explain_reading', 'Part', 'find_cut', 'CsvSheet']
 
 # %% ../nbs/6_trabajos/32_parts.ipynb #c003
 import codecs
-import csv
 import io
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import pandas as pd
 # %% ../nbs/6_trabajos/32_parts.ipynb #c004
 from .dialects import Dialect, open_bytes, sniff_encoding, sniff_separator
 from .errors import UsageError, explain_os_errors
-from .tables import check_header, check_options, find_decimal, parse_cells
+from .tables import OpenQuote, check_options, find_decimal, find_rows, open_quote, parse_cells, read_header
 
 # %% ../nbs/6_trabajos/32_parts.ipynb #c008
 @contextmanager
@@ -52,8 +51,11 @@ def find_cut(
     text: str,  # el principio de lo que queda de una hoja
     sep: str,  # su separador
     final: bool,  # si ya no queda nada más
-) -> tuple[int, int]:  # dónde acaba la última fila que es seguro que está entera, y cuántas hay hasta ahí
-    """Encuentra por dónde se puede cortar un CSV; (0, 0) si la primera fila no cabe en el texto."""
+) -> tuple[int, int]:  # dónde acaba la última fila que es seguro que está entera, y cuántas líneas hay hasta ahí
+    """Encuentra por dónde se puede cortar un CSV; (0, 0) si la primera fila no cabe en el texto.
+
+    Lanza `OpenQuote` si hay unas comillas que no se cierran.
+    """
     if '"' not in text:
         end = "\n" if "\n" in text else "\r"
         stop = len(text) if final else text.rfind(end, 0, len(text) - (end == "\r")) + 1
@@ -61,10 +63,9 @@ def find_cut(
         rows = piece.count("\n") + piece.count("\r") - piece.count("\r\n")
         return stop, rows + (final and bool(piece) and not piece.endswith(("\n", "\r")))
     lines = list(io.StringIO(text, newline=""))
-    rows, ends, reader = 0, [0, 0], csv.reader(lines, delimiter=sep)
-    for _ in reader:
-        rows, ends = rows + 1, [ends[1], reader.line_num]
-    return (len(text), rows) if final else (sum(map(len, lines[: ends[0]])), max(rows - 1, 0))
+    ends = find_rows(lines, sep, final)
+    n_lines = ([0, *ends] if final else [0, 0, *ends][:-1])[-1]  # la última puede no estar entera
+    return sum(map(len, lines[:n_lines])), n_lines
 
 # %% ../nbs/6_trabajos/32_parts.ipynb #c014
 PART_BYTES = 8 << 20  # texto de una parte: unos segundos de trabajo y unas decenas de megas de memoria
@@ -76,6 +77,7 @@ class CsvSheet:
     """Una hoja en CSV, por partes. Lanza `UsageError` si no es texto o no se puede saber cómo está escrita."""
 
     schema = None  # las celdas son texto: de tipos no sabe nada
+    n_lines = None  # las que tiene el fichero; se sabe al acabar de cortarlo
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class CsvSheet:
         encoding: str = "auto",  # la codificación, ídem
         decimal: str = "auto",  # «.» o «,», ídem
     ):
-        check_options(sep, decimal)
+        check_options(sep, decimal, encoding)
         self.path, self._lock = path, Lock()
         with explain_reading(path):
             encoding = sniff_encoding(path) if encoding == "auto" else encoding
@@ -92,8 +94,8 @@ class CsvSheet:
             self._sep, self._body = sep, _BODIES.get(encoding, encoding)
             self.columns = self._read_header()
         if decimal == "auto":
-            first = next(self.cut(), None) if sep != "," else None
-            decimal = find_decimal(self._parse(first), sep, path) if first else "."
+            first = next(self.cut(), None)
+            decimal = find_decimal(self._parse(first), sep) if first else "auto"
         self.dialect = Dialect(sep, encoding, decimal)
 
     def _read_header(self) -> list[str]:
@@ -107,9 +109,8 @@ class CsvSheet:
             self._body = "utf-16-le" if marks[0] == codecs.BOM_UTF16_LE else "utf-16-be"
         text = codecs.getincrementaldecoder(self._body)().decode(head[mark:])
         lines = list(io.StringIO(text, newline=""))
-        reader = csv.reader(lines, delimiter=self._sep)
-        header = check_header(next(reader, []), self.path)
-        self._start = mark + len("".join(lines[: reader.line_num]).encode(self._body))
+        header, self._first_line = read_header(lines, self._sep, self.path)
+        self._start = mark + len("".join(lines[: self._first_line]).encode(self._body))
         return header
 
     def cut(
@@ -117,7 +118,7 @@ class CsvSheet:
         size: int = PART_BYTES,  # bytes de cada parte, más o menos
     ) -> Iterator[Part]:
         """Corta la hoja en partes, de principio a fin."""
-        decoder, start, line, text = codecs.getincrementaldecoder(self._body)(), self._start, 2, ""
+        decoder, start, line, text = codecs.getincrementaldecoder(self._body)(), self._start, self._first_line + 1, ""
         position = start
         with explain_reading(self.path), open_bytes(self.path) as file:
             while position < self.total:
@@ -126,14 +127,18 @@ class CsvSheet:
                     block = file.read(size)
                 position += len(block)
                 text += decoder.decode(block)
-                length, rows = find_cut(text, self._sep, final=position >= self.total)
+                try:
+                    length, n_lines = find_cut(text, self._sep, final=position >= self.total)
+                except OpenQuote as error:
+                    raise open_quote(line + error.line, self.path) from error
                 if length:
                     stop = start + len(text[:length].encode(self._body))
                     yield Part(start, stop, line)
-                    start, line, text = stop, line + rows, text[length:]
+                    start, line, text = stop, line + n_lines, text[length:]
                 elif len(text) > _MAX_ROW:
                     raise UsageError(f"La fila de la línea {line} de «{self.path}» no se acaba: cierra sus comillas.")
             decoder.decode(b"", final=True)
+        self.n_lines = line - 1
 
     def read(
         self,

@@ -69,15 +69,16 @@ _PART_MEMORY = 64 << 20  # bytes de una parte en la memoria, más o menos
 class ParquetSheet:
     """Una hoja en Parquet, por partes. Lanza `UsageError` si no lo es o no está entera."""
 
-    dialect = Dialect()  # el de un CSV que se escriba con lo que hay aquí
+    n_lines = None  # líneas no tiene
 
     def __init__(
         self,
         path: str,  # una ruta o una dirección de fsspec
+        decimal: str = "auto",  # el signo decimal de lo que venga en texto
     ):
         import pyarrow.parquet as pq
 
-        self.path = path
+        self.path, self.dialect = path, Dialect(decimal=decimal)  # el de un CSV que se escriba con lo que hay aquí
         with explain_reading(path):
             source = open_bytes(path) if "://" in path else path
             self._file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
@@ -138,7 +139,9 @@ class ParquetSheet:
 # %% ../nbs/6_trabajos/33_sheets.ipynb #c019
 def open_sheet(
     path: str,  # una ruta o una dirección de fsspec
-    dialect: dict[str, str] | None = None,  # sep, encoding, decimal: solo cuentan en un CSV
+    dialect: dict[str, str] | None = None,  # sep, encoding, decimal; en un Parquet solo cuenta el último
 ) -> CsvSheet | ParquetSheet:
     """Abre una hoja según su extensión; lanza lo mismo que las dos."""
-    return ParquetSheet(path) if path.endswith((".parquet", ".pq")) else CsvSheet(path, **dialect or {})
+    if path.endswith((".parquet", ".pq")):
+        return ParquetSheet(path, (dialect or {}).get("decimal", "auto"))
+    return CsvSheet(path, **dialect or {})

@@ -10,13 +10,15 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 # %% ../nbs/2_kedro/19_sources.ipynb #c004
+from .dialects import read_mark
 from .dictionary import Column
 from .errors import UsageError, WorkError, explain_os_errors
-from .reading import require_columns
+from .reading import doubtful_mark, find_mark, find_second_header, require_columns
 from .tables import atomic_path, hash_file, read_table, write_table
 
 # %% ../nbs/2_kedro/19_sources.ipynb #c007
@@ -73,22 +75,35 @@ def copy_published(
         shutil.copyfile(origin, draft)
 
 # %% ../nbs/2_kedro/19_sources.ipynb #c021
+def _to_point(cells: pd.Series, column: Column, attrs: dict[str, Any]) -> pd.Series:
+    """Las celdas de una columna con punto decimal y, si lo que tenía era una coma, sin separar millares."""
+    mark = find_mark(cells, column, attrs["dialect"]["decimal"])
+    if mark is None:
+        raise doubtful_mark(cells, attrs["path"])
+    if mark == "." and attrs["dialect"]["decimal"] == ".":
+        return cells
+    drop, swap = ("," if mark == "." else "."), str.maketrans(",", ".")
+    plain = {cell: cell.replace(drop, "").translate(swap) for cell in cells.unique() if read_mark(cell)}
+    other = {} if mark == "." else str.maketrans(",.", ".,")
+    return cells.map({cell: plain.get(cell, cell.translate(other)) for cell in cells.unique()})
+
+
 def adopt_table(
     origin: Path,  # la hoja de quien trae datos
     columns: list[Column],  # las que debe tener
     path: Path,  # adónde
-    options: dict[str, str],  # `sep`, `encoding` y `decimal`; «auto» para reconocerlos
+    options: dict[str, Any],  # las de `read_table`; «auto» para reconocer el dialecto
 ) -> int:  # filas adoptadas
     """Traduce una hoja al CSV canónico del proyecto, sin interpretar sus celdas.
 
-    Lanza `UsageError` si falta una columna o el dialecto no se puede reconocer.
+    Una segunda cabecera, con las unidades, se queda fuera. Lanza `UsageError` si falta una columna o el dialecto no
+    se puede reconocer.
     """
     table = read_table(origin, **options)
     require_columns(table, columns)
-    if table.attrs["dialect"]["decimal"] == ",":
-        swap = str.maketrans(",.", ".,")
-        for column in columns:
-            if column.kind == "number":
-                table[column.name] = table[column.name].map(lambda cell: cell.translate(swap))
+    table = table.drop(index=find_second_header(table))
+    for column in columns:
+        if column.kind == "number":
+            table[column.name] = _to_point(table[column.name], column, table.attrs)
     write_table(table, path)
     return len(table)
