@@ -26,7 +26,13 @@ from numpy.typing import ArrayLike
 from . import __version__
 from .artifact import HASHES_FILE, TRUSTED_TYPES, as_matrix, open_model
 from .card import INFO_FILE, dump_info, hash_content, parse_info
-from .conversion import compare_predictions, convert_to_onnx, describe_steps, detect_task
+from de_jupyter_a_la_tierra.conversion import (
+    compare_predictions,
+    convert_to_onnx,
+    describe_differences,
+    describe_steps,
+    detect_task,
+)
 from .dictionary import Column
 from .errors import UsageError, WorkError, explain_os_errors
 
@@ -96,46 +102,64 @@ def build_artifact(
 ) -> dict[str, bytes]:  # nombre de fichero → contenido
     """Monta en memoria los ficheros de un modelo, ya comprobados.
 
-    Lanza `WorkError` si el modelo convertido no da lo mismo que scikit-learn en alguna fila.
+    El que no se convierte a ONNX, o cambia al convertirse, se servirá con skops, y `onnx_error` dirá por qué.
     """
     task = detect_task(pipeline)
     _check_width(pipeline, features)
     names = tuple(column.name for column in features)
     train, files = as_matrix(X_train, names), {"model.skops": _dump_skops(pipeline)}
-    info = {"name": name, "task": task, "served_by": "onnx", "estimator": describe_steps(pipeline)}
-    try:
-        files["model.onnx"] = convert_to_onnx(pipeline, len(names))
-    except WorkError as error:
-        info |= {"served_by": "skops", "onnx_error": str(error)}
-    if twins is not None:
-        files[HASHES_FILE] = _dump_hashes(twins)
-    info |= {
+    rows = np.vstack([train, as_matrix(X_evaluation, names)])
+    info = {
+        "name": name, "task": task, "estimator": describe_steps(pipeline),
         "target": target.to_dict(), "features": [column.to_dict() for column in features],
         "classes": [] if task == "regression" else pipeline.classes_.tolist(), "metrics": metrics, "data": data,
         "baseline": measure_baseline(train, pipeline.predict(train), names, task),
-        "files": {file: hash_content(content) for file, content in files.items()},
         "versions": _read_versions(), "run_id": run_id, "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    rows = np.vstack([train, as_matrix(X_evaluation, names)])
-    return {INFO_FILE: dump_info(info | {"comparison": _compare_engines(info, files, pipeline, rows)}), **files}
+    files, engines = _choose_engine(info, files, pipeline, rows)
+    if twins is not None:
+        files[HASHES_FILE] = _dump_hashes(twins)
+    hashes = {file: hash_content(content) for file, content in files.items()}
+    return {INFO_FILE: dump_info(info | engines | {"files": hashes}), **files}
 
 # %% ../nbs/2_kedro/17_freezing.ipynb #c017
-def _compare_engines(
-    info: dict[str, Any], files: dict[str, bytes], pipeline: Any, matrix: np.ndarray
+def _compare_engine(
+    engine: str, content: bytes, info: dict[str, Any], pipeline: Any, matrix: np.ndarray
 ) -> dict[str, Any]:
-    """Compara con scikit-learn cada motor del modelo, tal como se servirá."""
-    comparison = {}
-    for engine in ("onnx", "skops"):
-        if f"model.{engine}" not in files:
-            continue
-        result = compare_predictions(open_model(info | {"served_by": engine}, files), pipeline, matrix)
-        if result["n_different"]:
-            raise WorkError(
-                f"El modelo en {engine} no da lo mismo que scikit-learn en {result['n_different']} de "
-                f"{result['n_rows']} filas: no se ha guardado. Entrénalo en float32 y revisa los pasos del Pipeline."
-            )
-        comparison[engine] = result
-    return comparison
+    """Compara con scikit-learn un motor del modelo, abierto tal como se servirá: con un solo hilo, los dos.
+
+    Con más, scikit-learn suma en otro orden, y unos *k* vecinos ni siquiera coinciden consigo mismos.
+    """
+    from threadpoolctl import threadpool_limits
+
+    files = {f"model.{engine}": content}
+    info = info | {"served_by": engine, "files": {file: hash_content(content) for file in files}}
+    with threadpool_limits(limits=1):
+        return compare_predictions(open_model(info, files), pipeline, matrix)
+
+
+def _choose_engine(
+    info: dict[str, Any], files: dict[str, bytes], pipeline: Any, matrix: np.ndarray
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Los ficheros que se guardan y, para la ficha, quién lo sirve, las comparaciones y por qué no ONNX, si no es él.
+
+    Lanza `WorkError` si ni siquiera la copia de scikit-learn da lo mismo.
+    """
+    comparison = {"skops": _compare_engine("skops", files["model.skops"], info, pipeline, matrix)}
+    if differences := describe_differences(comparison["skops"]):
+        raise WorkError(f"«{info['estimator']}», guardado y vuelto a abrir, {differences}: no se ha guardado. Usa otro modelo.")
+    try:
+        content = convert_to_onnx(pipeline, matrix.shape[1])
+        comparison["onnx"] = _compare_engine("onnx", content, info, pipeline, matrix)
+    except ImportError:  # falta una biblioteca: no es culpa del modelo
+        raise
+    except Exception as error:  # además de no convertirse, puede no abrirse o fallar al calcular
+        reason = str(error) if isinstance(error, WorkError) else f"«{info['estimator']}», convertido a ONNX, no funciona: {error}"
+        return files, {"served_by": "skops", "onnx_error": reason, "comparison": comparison}
+    if differences := describe_differences(comparison["onnx"]):
+        reason = f"«{info['estimator']}», convertido a ONNX, {differences}"
+        return files, {"served_by": "skops", "onnx_error": reason, "comparison": comparison}
+    return {**files, "model.onnx": content}, {"served_by": "onnx", "comparison": comparison}
 
 # %% ../nbs/2_kedro/17_freezing.ipynb #c018
 def _read_versions() -> dict[str, str]:

@@ -39,7 +39,7 @@ from de_jupyter_a_la_tierra.freezing import build_artifact, freeze_model, write_
 MODELS = {
     "logistic": ({"type": "logistic"}, "onnx"),
     "random_forest": ({"type": "random_forest", "n_estimators": 50}, "onnx"),
-    "hist_gradient_boosting": ({"type": "hist_gradient_boosting", "max_iter": 5}, "skops"),
+    "hist_gradient_boosting": ({"type": "hist_gradient_boosting", "max_iter": 5}, "onnx"),
 }
 
 
@@ -133,7 +133,7 @@ def test_text_classes(foods: pd.DataFrame, card: dict, rows: np.ndarray) -> None
     [
         (make_pipeline(StandardScaler(), Ridge()), "onnx"),
         (RandomForestRegressor(30, random_state=0), "onnx"),
-        (HistGradientBoostingRegressor(max_iter=5), "skops"),
+        (HistGradientBoostingRegressor(max_iter=5), "onnx"),
     ],
     ids=["ridge", "bosque", "gradiente"],
 )

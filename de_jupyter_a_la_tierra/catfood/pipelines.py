@@ -66,7 +66,7 @@ def create_data_science() -> Pipeline:
             ),
             node(join_metrics, ["by_rows", "twins_together"], "metrics", name="join_metrics"),
             node(plot_confusion_matrix, ["by_rows", "params:origin"], "confusion_matrix", name="plot_confusion_matrix"),
-            node(write_summary, ["metrics", "provenance", "counts"], "summary", name="write_summary"),
+            node(write_summary, ["metrics", "provenance", "counts", "model"], "summary", name="write_summary"),
             node(
                 write_report,
                 ["metrics", "provenance", "counts", "params:features", "params:model"],
