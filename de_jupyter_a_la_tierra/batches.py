@@ -6,6 +6,7 @@
 __all__ = ['LocalExecutor', 'Policy', 'Summary', 'run_batch']
 
 # %% ../nbs/6_trabajos/24_batches.ipynb #c003
+import json
 import os
 import time
 from collections import Counter, deque
@@ -23,6 +24,7 @@ from .execution import attempt, build_payload
 from .ledger import Entry, Ledger
 from .locks import lock_batch
 from .project import Project
+from .randomness import derive_seed, draw_seed
 from .recovery import close_run, name_copy, recover, write_copy
 from .runs import Runs, open_runs
 
@@ -72,6 +74,7 @@ class Policy:
     memory: float | None = None  # lo más que puede ocupar, en MiB
     fail_fast: bool = False  # si el primero que falla para el lote
     engine: str = "tierra"  # el motor de papermill
+    seed: int | None = None  # de la que sale la de cada trabajo; si falta, cada intento tiene una nueva
 
 # %% ../nbs/6_trabajos/24_batches.ipynb #c010
 @dataclass(frozen=True)
@@ -94,17 +97,22 @@ class _Batch:
         self.policy, self.ledger, self.runs, self.guard = policy, ledger, runs, None
         self.remote = hasattr(executor, "sees") and not executor.sees(project.root)
 
+    def choose_seed(self, entry: Entry) -> int:
+        """La semilla de un trabajo."""
+        seed = self.policy.seed
+        return draw_seed() if seed is None else derive_seed(seed, json.dumps(entry.parameters, sort_keys=True))
+
     def start(self, entry: Entry) -> tuple[Entry, Future]:
         """Empieza un trabajo, después de deshacer la ejecución de un intento anterior que falló."""
-        name, folder = self.notebook.stem, self.folder
+        name, folder, seed = self.notebook.stem, self.folder, self.choose_seed(entry)
         self.runs.discard(entry.run_id)
-        tags = {"tierra.batch": self.ledger.batch_id, "tierra.job.key": entry.key}
+        tags = {"tierra.batch": self.ledger.batch_id, "tierra.job.key": entry.key, "tierra.seed": str(seed)}
         run_id = self.runs.open(name, entry.parameters, tags)
         entry = self.ledger.update(
             entry, status="running", attempts=entry.attempts + 1, run_id=run_id, started=time.time(), seconds=None,
-            notebook=entry.notebook or name_copy(entry, name), error="",
+            notebook=entry.notebook or name_copy(entry, name), error="", random_seed=seed,
         )
-        more = {"key": entry.key, "timeout": self.policy.timeout, "memory": self.policy.memory, "engine": self.policy.engine}
+        more = {"key": entry.key, "timeout": self.policy.timeout, "memory": self.policy.memory, "engine": self.policy.engine, "random_seed": seed}
         env = self.runs.environment(run_id, self.remote)
         payload = build_payload(self.project, self.notebook, entry.parameters, folder / entry.notebook, env, guard=self.guard, **more)
         return entry, self.executor.submit(attempt, payload)

@@ -53,8 +53,9 @@ class CellProcess:
         self,
         modules: list[str],  # lo que conviene tener importado
         env: dict[str, str],  # las variables de entorno de la libreta
+        shadows: list[str] = (),  # los paquetes que la libreta tiene con el mismo nombre en sus carpetas
     ) -> None:
-        self.modules, self.env, self.died = modules, env, None
+        self.modules, self.shadows, self.env, self.died = modules, shadows, env, None
         self.process: Any = None
 
     def start(
@@ -67,7 +68,7 @@ class CellProcess:
         theirs = [read for read, _ in pairs[:2]] + [write for _, write in pairs[2:]]
         ours = [write for _, write in pairs[:2]] + [read for read, _ in pairs[2:]]
         self.box = Mailbox(*ours)
-        make, spare = (get_context("fork"), ours) if is_warm() else (warm_context(self.modules), [])
+        make, spare = (get_context("fork"), ours) if is_warm() else (warm_context(self.modules, self.shadows), [])
         args = (*theirs, self.env, os.getcwd(), arguments, spare)
         self.process = make.Process(target=run_cells, args=args, daemon=True)
         self.process.patience = timeout

@@ -106,6 +106,7 @@ class RunCommand(click.Command):
 @click.option("--memory", type=click.FloatRange(0, min_open=True), metavar="MIB", help="Lo más que puede ocupar un trabajo.")
 @click.option("--fail-fast", is_flag=True, help="Para el lote en cuanto un trabajo falle.")
 @click.option("--input", multiple=True, metavar="PATRÓN", help="Ficheros que, si cambian, hacen de cada trabajo otro; se puede repetir.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="La semilla del azar; en un lote, de ella sale la de cada trabajo. Si no se dice, una nueva por trabajo, que queda apuntada.")
 @click.option("--engine", type=click.Choice(["tierra", "nbclient"]), default="tierra", help="El motor de papermill; nbclient arranca un núcleo cada vez.")
 @click.option("--scheduler", metavar="tcp://…", help="Un planificador de Dask que ya exista: el lote se reparte entre sus workers.")
 @click.option("--tls-ca", type=PATH, help="Con un planificador tls://, el certificado de la autoridad.")
@@ -113,7 +114,7 @@ class RunCommand(click.Command):
 @click.option("--tls-key", type=PATH, help="Ídem, su clave.")
 def run(
     name: str, pairs: tuple[tuple[str, str], ...], file: Path | None, output: Path | None, retries: int, timeout: float | None,
-    memory: float | None, fail_fast: bool, engine: str, **asked: Any,
+    memory: float | None, fail_fast: bool, engine: str, seed: int | None, **asked: Any,
 ) -> None:
     """Ejecuta una libreta, una vez o muchas, y guarda cada copia ejecutada, también si falla.
 
@@ -131,7 +132,7 @@ def run(
     logging.basicConfig(format="%(message)s")
     logging.getLogger("de_jupyter_a_la_tierra").setLevel("INFO")
     values = {**(read_values_file(file) if file else {}), **dict(pairs)}
-    policy, request = Policy(retries, timeout, memory, fail_fast, engine), BatchRequest(**asked)
+    policy, request = Policy(retries, timeout, memory, fail_fast, engine, seed), BatchRequest(**asked)
     wanted = request.name_option() or ("--retries" if retries else "--fail-fast" if fail_fast else "")
     if output and wanted:
         raise UsageError(f"-o es para un trabajo suelto, y {wanted} pide un lote: la carpeta de un lote se dice con --out.")

@@ -35,6 +35,7 @@ def _read_entry(path: Path, position: int, folder: Path) -> Entry | None:
         started=pd.Timestamp(told["start_time"]).timestamp() if told.get("start_time") else None,
         seconds=told.get("duration"), peak_memory_mb=seal.get("peak_memory_mb"), notebook=path.relative_to(folder).as_posix(),
         run_id=seal.get("run_id", ""), returned=returned, error=errors[-1] if errors else "",
+        random_seed=seal.get("random_seed"),
     )
 
 # %% ../nbs/6_trabajos/28_collecting.ipynb #c009
@@ -52,7 +53,7 @@ def _list_entries(folder: Path) -> list[Entry]:
 
 # %% ../nbs/6_trabajos/28_collecting.ipynb #c010
 _FIXED = ("position", "status", "seconds", "peak_memory_mb")
-_LAST = ("attempts", "started", "run_id", "notebook", "error")
+_LAST = ("attempts", "started", "random_seed", "run_id", "notebook", "error")
 
 
 def _build_row(entry: Entry) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -67,7 +68,7 @@ def _build_row(entry: Entry) -> tuple[dict[str, Any], dict[str, Any], dict[str, 
 # %% ../nbs/6_trabajos/28_collecting.ipynb #c011
 def load_batch(
     folder: Path,  # la de un lote, o una con libretas ejecutadas
-) -> pd.DataFrame:  # una fila por trabajo: sitio, estado, tiempo, memoria, parámetros, valores devueltos, ejecución y libreta
+) -> pd.DataFrame:  # una fila por trabajo: sitio, estado, tiempo, memoria, parámetros, valores devueltos, semilla, ejecución y libreta
     """Lee un lote como una tabla; en `attrs`, qué columnas se pidieron y cuáles se devolvieron.
 
     Lanza `UsageError` si en la carpeta no hay trabajos.
@@ -76,5 +77,6 @@ def load_batch(
     asked, returned = ([*dict.fromkeys(name for row in rows for name in row[part])] for part in (1, 2))
     table = pd.DataFrame([{**book, **wanted, **got} for book, wanted, got in rows], columns=[*_FIXED, *asked, *returned, *_LAST])
     table["started"] = pd.to_datetime(table["started"], unit="s", utc=True)
+    table["random_seed"] = table["random_seed"].astype("Int64")
     table.attrs = {"parameters": asked, "returned": returned}
     return table

@@ -25,6 +25,7 @@ from .parameters import read_parameters
 from .planning import find_inputs, identify_jobs, plan_batch
 from .progress import show_progress, show_seconds
 from .project import Project
+from .randomness import draw_seed
 from .sweeps import parse_grid
 
 # %% ../nbs/6_trabajos/41_dispatch.ipynb #c007
@@ -88,7 +89,7 @@ def dispatch_batch(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "batch.lock").exists():
         raise UsageError(f"«{folder}» tiene dentro otras cosas, y un lote necesita una carpeta suya: elige otra con --out.")
     plan = plan_batch(read_parameters(notebook), values, parse_grid(list(request.grid)), request.table)
-    numbered = identify_jobs(notebook, plan, Path.cwd(), find_inputs(request.input))
+    numbered = identify_jobs(notebook, plan, Path.cwd(), find_inputs(request.input), policy.seed)
     if repeated := len(plan) - len(numbered):
         click.echo(f"Trabajos repetidos: {repeated}; cada uno se hace una sola vez.", err=True)
     try:
@@ -113,6 +114,8 @@ def dispatch_job(
     policy: Policy = Policy(),  # con qué condiciones
     streams: tuple[TextIO | None, TextIO | None] = (None, None),  # adónde va, según sale, lo que escribe la libreta
 ) -> None:
-    """Ejecuta un trabajo suelto y dice dónde queda su copia."""
-    done = run_job(project, name, values, output, streams, timeout=policy.timeout, memory=policy.memory, engine=policy.engine)
+    """Ejecuta un trabajo suelto y dice dónde queda su copia y con qué semilla se repite."""
+    seed = draw_seed() if policy.seed is None else policy.seed
+    done = run_job(project, name, values, output, streams, seed, timeout=policy.timeout, memory=policy.memory, engine=policy.engine)
     click.echo(f"{'Libreta ejecutada':<26} {os.path.relpath(done)}")
+    click.echo(f"{'Semilla':<26} {seed}")

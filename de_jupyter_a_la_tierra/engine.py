@@ -16,7 +16,7 @@ from typing import Any
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #c004
 from .errors import UsageError
-from .imports import find_imports, list_imports, list_sources
+from .imports import find_imports, find_shadows, list_imports, list_sources
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #c007
 WIDGETS = {"anywidget", "bqplot", "ipyleaflet", "ipympl", "ipyvolume", "ipywidgets", "itables", "pythreejs", "solara"}
@@ -63,20 +63,21 @@ def _choose_imports(notebook: Any) -> list[str]:
     return modules if seen else []
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #c013
-def _make_engine(modules: list[str]) -> type:
+def _make_engine(modules: list[str], shadows: list[str]) -> type:
     """El motor de siempre de papermill, con nuestro proceso en el sitio del núcleo."""
     from nbclient.exceptions import DeadKernelError
     from papermill.engines import NBClientEngine
     from papermill.log import logger
 
     from de_jupyter_a_la_tierra.cells import CellProcess
+    from de_jupyter_a_la_tierra.warming import copy_environ
 
     class Managed(NBClientEngine):
         """El motor de siempre, con nuestro proceso en el sitio del núcleo."""
 
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
-            cells = CellProcess(modules, dict(os.environ))
+            cells = CellProcess(modules, copy_environ(), shadows)
             try:
                 cells.start(list(kwargs.get("extra_arguments") or []), kwargs.get("start_timeout"))
                 done = super().execute_managed_notebook(nb_man, kernel_name, km=cells, **kwargs)
@@ -112,7 +113,7 @@ class TierraEngine:
         if reason := explain_need(list_imports(list_sources(nb)), kernel_name):
             logger.warning(f"La libreta {reason}: la ejecuta el motor de siempre de papermill.")
             return NBClientEngine.execute_notebook(nb, kernel_name, **kwargs)
-        return _make_engine(_choose_imports(nb)).execute_notebook(nb, kernel_name, **kwargs)
+        return _make_engine(_choose_imports(nb), find_shadows(nb)).execute_notebook(nb, kernel_name, **kwargs)
 
     @classmethod
     def nb_kernel_name(

@@ -7,6 +7,7 @@ __all__ = ['run_errand', 'explain_full_disk']
 
 # %% ../nbs/6_trabajos/18_errand.ipynb #c003
 import errno
+import json
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from typing import Any
 from .errors import WorkError, explain_os_errors
 from .locks import share_lock
 from .parameters import type_injected_cell
+from .randomness import write_option
 
 # %% ../nbs/6_trabajos/18_errand.ipynb #c007
 class _Echo:
@@ -38,6 +40,13 @@ class _Echo:
         """Nada: ya está mandado."""
 
 # %% ../nbs/6_trabajos/18_errand.ipynb #c008
+def _list_options(payload: dict[str, Any]) -> list[str]:
+    """Las opciones con que nace quien ejecuta las celdas: callado y, si es Python, con la semilla del trabajo."""
+    spec = json.loads(payload["notebook"])["metadata"].get("kernelspec", {})
+    planted = "random_seed" in payload and spec.get("language", "python") == "python"
+    return ["--IPKernelApp.log_level=40", *([write_option(payload["random_seed"])] if planted else [])]
+
+
 def _execute(payload: dict[str, Any], source: Path, target: Path, pipe: Connection) -> None:
     """Ejecuta una libreta con papermill, con sus valores ya puestos y con el tipo que promete su celda."""
     import nbformat
@@ -56,7 +65,7 @@ def _execute(payload: dict[str, Any], source: Path, target: Path, pipe: Connecti
     echoes = [_Echo(pipe, stream) if payload.get("echo") else None for stream in ("stdout", "stderr")]
     papermill.execute_notebook(
         source, target, engine_name=payload.get("engine", "tierra"), cwd=payload["cwd"], progress_bar=False,
-        stdout_file=echoes[0], stderr_file=echoes[1], start_timeout=300, extra_arguments=["--IPKernelApp.log_level=40"],
+        stdout_file=echoes[0], stderr_file=echoes[1], start_timeout=300, extra_arguments=_list_options(payload),
     )
 
 # %% ../nbs/6_trabajos/18_errand.ipynb #c010

@@ -25,11 +25,12 @@ from .jobs import find_notebook
 from .outcomes import read_outcomes, split_metrics
 from .parameters import read_parameters, read_values, to_plain
 from .project import Project
+from .randomness import draw_seed
 from .runs import open_runs
 from .session import WORKSPACE
 from .supervision import Watched, ending, supervise
 from .tables import atomic_path
-from .warming import find_imports, warm_context
+from .warming import copy_environ, find_imports, find_shadows, warm_context
 
 # %% ../nbs/6_trabajos/19_execution.ipynb #c007
 def _explain(payload: dict[str, Any], watched: Watched) -> tuple[str, str]:
@@ -80,16 +81,18 @@ def attempt(
     payload: dict[str, Any],  # lo que da `build_payload`
     stop: Event | None = None,  # al encenderse, el trabajo se interrumpe
     echo: Callable[[str, str], None] | None = None,  # recibe lo que la libreta escribe, según sale: «stdout» o «stderr», y el texto
-) -> dict[str, Any]:  # key, status, error, ename, notebook, returned, started, seconds y peak_memory_mb
+) -> dict[str, Any]:  # key, status, error, ename, notebook, returned, started, seconds, peak_memory_mb y random_seed
     """Ejecuta un trabajo en un proceso vigilado; falle lo que falle, devuelve su copia y por qué."""
-    payload = {**payload, "echo": echo is not None}
+    payload = {"random_seed": draw_seed(), **payload, "echo": echo is not None}
     many = "key" in payload  # de un lote, vendrán más; de uno suelto no se sabe, y adelantar sus «import» no lo acorta
-    started, context = time.time(), warm_context(find_imports(json.loads(payload["notebook"])) if many else [])
+    started, content = time.time(), json.loads(payload["notebook"])
     with explain_os_errors("ejecutar el trabajo", payload["name"]), TemporaryDirectory(prefix="tierra-") as scratch:
         payload["cwd"] = payload["cwd"] if Path(payload["cwd"]).is_dir() else scratch
+        folder = Path(payload["cwd"])
+        context = warm_context(find_imports(content, folder) if many else [], find_shadows(content, folder))
         source, target = Path(scratch, "in.ipynb"), Path(payload.get("target") or Path(scratch, "out.ipynb"))
         ours, theirs = Pipe(duplex=False)
-        env = {**os.environ, **payload["env"]}
+        env = {**copy_environ(), **payload["env"]}
         if many:  # lo que escriba no puede pisar lo de sus hermanos
             env[WORKSPACE] = str(Path(scratch, "taller"))
         process = context.Process(target=run_errand, args=(payload, env, source, target, theirs))
@@ -102,6 +105,7 @@ def attempt(
     result = {
         "key": payload.get("key", ""), "status": status, "error": error, "ename": (watched.answer or {}).get("ename", ""),
         "started": started, "seconds": round(watched.seconds, 3), "peak_memory_mb": round(peak, 1),
+        "random_seed": payload["random_seed"],
     }
     notebook = _seal(text, payload, result)
     return {**result, "returned": read_outcomes(notebook), "notebook": json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"}
@@ -113,7 +117,7 @@ def build_payload(
     values: Mapping[str, Any],  # sus valores, como los lleva un JSON
     output: Path,  # dónde acabará la copia
     env: Mapping[str, str] | None = None,  # lo que ha de encontrar en su entorno
-    **more: Any,  # key, timeout (s), memory (MiB), engine, guard y target, si hacen falta
+    **more: Any,  # key, timeout (s), memory (MiB), engine, guard, target y random_seed, si hacen falta
 ) -> dict[str, Any]:  # cabe en un JSON
     """Todo lo que hace falta para ejecutar un trabajo, aquí o en otra máquina."""
     cwd = Path.cwd() if Path.cwd().is_relative_to(project.root) else project.root
@@ -139,7 +143,8 @@ def _raise(result: dict[str, Any], output: Path) -> None:
     place = f"«{os.path.relpath(output)}»"
     kept = f"La libreta, con el error dentro, está en {place}." if result["status"] == "failed" else f"Lo que llegó a hacerse está en {place}."
     error: type[TierraError] = UsageError if result["ename"] == "UsageError" else WorkError
-    raise error(f"{result['error']} {kept}")
+    again = "" if error is UsageError else f" Con el mismo azar se repite con --seed {result['random_seed']}."
+    raise error(f"{result['error']} {kept}{again}")
 
 # %% ../nbs/6_trabajos/19_execution.ipynb #c022
 def run_job(
@@ -148,14 +153,17 @@ def run_job(
     values: Mapping[str, Any] | None = None,  # lo que se le dice; lo demás, como está en su celda
     output: Path | None = None,  # dónde queda la libreta ejecutada; si falta, en data/08_reporting/jobs
     streams: tuple[TextIO | None, TextIO | None] = (None, None),  # adónde va, según sale, lo que escribe la libreta
+    seed: int | None = None,  # la del azar, de 0 a 2³² − 1; si falta, una nueva
     **limits: Any,  # timeout (s), memory (MiB) y engine, si hacen falta
 ) -> Path:  # la libreta ejecutada
     """Ejecuta un trabajo; `UsageError` si está mal pedido, `WorkError` si falla: la copia queda en los dos casos."""
     notebook = find_notebook(project, name)
     read = to_plain(read_values(values or {}, read_parameters(notebook)))
     output, runs, done = _find_output(project, notebook.stem, output), open_runs(project), False
-    run_id = runs.open(notebook.stem, read)
-    payload = build_payload(project, notebook, read, output, runs.environment(run_id), target=str(output), **limits)
+    seed = draw_seed() if seed is None else seed
+    run_id = runs.open(notebook.stem, read, {"tierra.seed": str(seed)})
+    env = runs.environment(run_id)
+    payload = build_payload(project, notebook, read, output, env, target=str(output), random_seed=seed, **limits)
     told = dict(zip(("stdout", "stderr"), streams))
     echo = (lambda stream, text: print(text, end="", file=told[stream], flush=True)) if any(streams) else None
     result: dict[str, Any] = {"returned": {}}

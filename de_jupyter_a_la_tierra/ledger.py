@@ -39,6 +39,7 @@ class Entry:
     run_id: str = ""  # su ejecución en MLflow
     returned: dict[str, Any] = field(default_factory=dict)  # lo que devolvió
     error: str = ""  # por qué falló, en una frase
+    random_seed: int | None = None  # la semilla de su azar, con la que se repite
 
 # %% ../nbs/6_trabajos/22_ledger.ipynb #c009
 _SCHEMA = """
@@ -46,22 +47,28 @@ create table if not exists batch (key text primary key, value text not null);
 create table if not exists jobs (
     key text primary key, position integer, parameters text not null, status text not null, attempts integer not null,
     started real, seconds real, peak_memory_mb real, notebook text not null, run_id text not null,
-    returned text not null, error text not null
+    returned text not null, error text not null, random_seed integer
 );
 """
 _COLUMNS = [column.name for column in fields(Entry)]
 _JSON = {"parameters", "returned"}
 
 # %% ../nbs/6_trabajos/22_ledger.ipynb #c010
-def _read_row(row: tuple) -> Entry:
+def _read_row(columns: list[str], row: tuple) -> Entry:
     """Un apunte, como estaba en la base."""
-    return Entry(**{name: json.loads(value) if name in _JSON else value for name, value in zip(_COLUMNS, row)})
+    return Entry(**{name: json.loads(value) if name in _JSON else value for name, value in zip(columns, row, strict=True)})
+
+
+def _list_columns(base: sqlite3.Connection) -> list[str]:
+    """Los campos que tiene la base: los libros de antes no apuntaban la semilla."""
+    return [name for _, name, *_ in base.execute("pragma table_info(jobs)") if name in _COLUMNS]
 
 # %% ../nbs/6_trabajos/22_ledger.ipynb #c011
 def _select(base: sqlite3.Connection, every: bool = False) -> list[Entry]:
     """Los apuntes de la última orden, en el orden del lote; o todos."""
     which = "" if every else "where position > 0 order by position"
-    return [_read_row(row) for row in base.execute(f"select {', '.join(_COLUMNS)} from jobs {which}")]
+    columns = _list_columns(base)
+    return [_read_row(columns, row) for row in base.execute(f"select {', '.join(columns)} from jobs {which}")]
 
 # %% ../nbs/6_trabajos/22_ledger.ipynb #c012
 def _write_value(name: str, value: Any) -> Any:
@@ -93,6 +100,8 @@ class Ledger:
             self._base = sqlite3.connect(self.path, timeout=30, isolation_level=None)
             self._base.execute("pragma synchronous = full")
             self._base.executescript(_SCHEMA)
+            if "random_seed" not in _list_columns(self._base):
+                self._base.execute("alter table jobs add column random_seed integer")
             self._base.execute("insert or ignore into batch values ('id', ?)", [uuid.uuid4().hex])
             [[self.batch_id]] = self._base.execute("select value from batch where key = 'id'")
 

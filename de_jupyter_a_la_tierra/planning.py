@@ -18,6 +18,7 @@ from typing import Any
 # %% ../nbs/6_trabajos/20_planning.ipynb #c004
 from . import __version__
 from .errors import UsageError, explain_os_errors
+from .imports import find_sources
 from .parameters import Parameter, list_inputs, read_parameters, read_values, to_plain
 from .sweeps import list_combinations
 from .tables import hash_file, read_table
@@ -150,10 +151,15 @@ def identify_jobs(
     plan: list[dict[str, Any]],  # lo que dio `plan_batch`
     folder: Path,  # la carpeta en que se ejecutará, desde la que se entienden las rutas
     inputs: Iterable[Path] = (),  # ficheros de entrada que la libreta no declara
+    seed: int | None = None,  # la semilla del lote, si se pide una
 ) -> dict[str, dict[str, Any]]:  # de cada trabajo, su huella y sus valores; los repetidos, una sola vez
     """Da a cada trabajo la huella por la que se le reconocerá."""
     parameters, jobs, known = read_parameters(notebook), {}, lru_cache(maxsize=None)(hash_file)
     common = [hash_code(notebook), hash_versions(), [known(path) for path in inputs]]
+    if sources := find_sources(notebook, folder):
+        common.append([[path.name, known(path)] for path in sources])
+    if seed is not None:
+        common.append(seed)
     defaults = {parameter.name: parameter.default for parameter in parameters}
     for values in plan:
         declared = sorted({known(path) for path in list_inputs(values, parameters, folder)})

@@ -78,7 +78,7 @@ def _settle(ledger: Ledger, folder: Path, entry: Entry) -> Entry:
         return entry if found else ledger.update(entry, status="pending", notebook="")
     if found and found[1]["status"] == "done":
         path, seal = found
-        told = {name: seal[name] for name in ("started", "seconds", "peak_memory_mb", "run_id")}
+        told = {name: seal[name] for name in ("started", "seconds", "peak_memory_mb", "run_id", "random_seed") if name in seal}
         return ledger.update(entry, status="done", notebook=path, returned=read_outcomes(folder / path), error="", **told)
     return ledger.update(entry, status="pending") if entry.status == "running" else entry
 

@@ -30,6 +30,8 @@ from IPython.core.application import BaseIPythonApplication
 from tornado.ioloop import IOLoop
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c005
+from .preloading import drop_shadows
+from .randomness import draw_seed, plant
 from .streams import DirectStream, PipeSession
 from .warming import ADDED, INLINE, SYS_PATH, forget_warmth
 
@@ -150,6 +152,8 @@ def run_cells(
     for pipe in spare:
         pipe.close()
     _become_main(out, err, env, cwd)
+    drop_shadows()
+    plant(draw_seed())
     session = PipeSession(messages, answers)
     app = CellApp.instance(session=session)
     app.initialize(["--HistoryManager.hist_file=:memory:", *argv])
