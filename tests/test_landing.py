@@ -110,7 +110,8 @@ def test_exports_as_nbdev_does(path):
 
 def test_the_conftest_that_travels_is_ours():
     """El arreglo de nbval que se lleva el proyecto es el mismo que usamos aquí."""
-    ours, theirs = ((ROOT / path).read_text(encoding="utf-8") for path in ("conftest.py", "templates/common/1/conftest.py"))
+    paths = ("conftest.py", "templates/common/1/conftest.py.jinja")
+    ours, theirs = ((ROOT / path).read_text(encoding="utf-8") for path in paths)
     assert ours == theirs
 
 

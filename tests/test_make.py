@@ -29,7 +29,8 @@ pytestmark = pytest.mark.skipif(
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Una copia del repositorio, recién clonada salvo por el entorno, que es el de estas pruebas."""
     folder = tmp_path_factory.mktemp("clon") / "repo"
-    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True)
+    ask = [sys.executable, ROOT / "scripts/ask_git.py", "ls-files", "-z", "-co", "--exclude-standard"]
+    listed = subprocess.run(ask, capture_output=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -35,11 +35,17 @@ def listing(lines: list[str]) -> str:
     return "\n".join(["", *lines])
 
 
+def ask_git(*question: str) -> str:
+    """Lo que git responde sobre el repositorio, o sobre la carpeta si se bajó sin él."""
+    asked = subprocess.run([sys.executable, ROOT / "scripts/ask_git.py", *question], capture_output=True, text=True)
+    assert asked.returncode == 0, asked.stderr
+    return asked.stdout
+
+
 @cache
 def list_files(*patterns: str) -> list[Path]:
     """Los ficheros del repositorio, relativos a su raíz, también los que aún no se han añadido a git."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = ask_git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns)
     return sorted(path for path in map(Path, filter(None, listed.split("\0"))) if (ROOT / path).is_file())
 
 
@@ -240,5 +246,14 @@ def test_data_and_local_configuration_stay_out():
     """De data/ y de conf/local solo viajan las carpetas, y los datos reales no caben en git ni por descuido."""
     assert {path.name for path in list_files("data", "conf/local")} == {".gitkeep"}
     private = ["data/01_raw/catfood_real.csv", "conf/local/credentials.yml", "data/06_models/catfood/model.json"]
-    ignored = subprocess.run(["git", "check-ignore", *private], cwd=ROOT, capture_output=True, text=True)
-    assert ignored.stdout.split() == private
+    assert ask_git("check-ignore", *private).split() == private
+
+
+def test_a_folder_without_git_knows_its_files(clone):
+    """Bajado en un ZIP, sin `.git`, los ficheros del proyecto son los mismos: ni uno más ni uno menos."""
+    (clone / "data/01_raw/privado.csv").write_text("1")
+    (clone / "build").mkdir()
+    (clone / "build/sobra.py").write_text("1")
+    ask = [sys.executable, clone / "scripts/ask_git.py", "ls-files", "-z", "-co", "--exclude-standard"]
+    listed = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+    assert sorted(map(Path, filter(None, listed.split("\0")))) == list_files()

@@ -45,7 +45,8 @@ def run(*command: str | Path, cwd: Path, **env: str) -> tuple[str, float]:
 def tierra_of_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """La orden `tierra` de la rueda, instalada con el primer extra: el que basta para escribir proyectos."""
     folder = tmp_path_factory.mktemp("rueda")
-    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True)
+    ask = [sys.executable, ROOT / "scripts/ask_git.py", "ls-files", "-z", "-co", "--exclude-standard"]
+    listed = subprocess.run(ask, capture_output=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)

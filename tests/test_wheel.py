@@ -20,7 +20,8 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """El paquete fuente y la rueda hecha a partir de él, desde una copia de lo que hay en git."""
     folder = tmp_path_factory.mktemp("dist")
     source = folder / "source"
-    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True)
+    ask = [sys.executable, ROOT / "scripts/ask_git.py", "ls-files", "-z", "-co", "--exclude-standard"]
+    listed = subprocess.run(ask, capture_output=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,7 @@ def test_wheel_contents(wheel):
     assert {name.parts[0] for name in inside} == {"de_jupyter_a_la_tierra"}
     code = [name for name in inside if name.parts[1] not in ("conf", "constraints", "notebooks", "templates")]
     assert {name.suffix for name in code} <= {".py", ".po", ".mo"}
+    assert not [name for name in inside if name.suffix == ".py" and name not in code]  # pip los compilaría
 
     def cargo(folder: str) -> set[str]:
         return {"/".join(name.parts[2:]) for name in inside if name.parts[1] == folder}
@@ -79,19 +81,26 @@ def test_metadata(dist):
 
 
 class Installed:
-    """Un entorno nuevo con la rueda, y una carpeta vacía en la que trabajar."""
+    """Un entorno nuevo con la rueda, y una carpeta vacía en la que trabajar.
+
+    Las dependencias las pone uv, que las tiene guardadas; la rueda, pip, como quien llega: la compila al instalarla.
+    """
 
     def __init__(self, folder: Path, wheel: Path, extra: str = "") -> None:
-        self.bin, self.cwd = folder / "venv/bin", folder / "vacía"
-        self.cwd.mkdir()
-        self.uv("venv", "-q", "--python", sys.executable, folder / "venv")
+        self.venv, self.cwd = folder / "mi año/venv", folder / "mi año/vacía"
+        self.bin = self.venv / "bin"
+        self.cwd.mkdir(parents=True)
+        self.call("uv", "venv", "-q", "--python", sys.executable, self.venv)
         pins = ["--python", self.bin / "python", "-c", ROOT / "requirements/runtime.txt"]
-        self.uv("pip", "install", "-q", *pins, f"de-jupyter-a-la-tierra{extra} @ {wheel.as_uri()}")
+        self.call("uv", "pip", "install", "-q", *pins, f"de-jupyter-a-la-tierra{extra} @ {wheel.as_uri()}")
+        pip = ["python", "-m", "pip", "--python", self.venv, "install", "-q", "--no-index"]
+        self.call(*pip, "--no-deps", "--force-reinstall", f"de-jupyter-a-la-tierra{extra} @ {wheel.as_uri()}")
 
-    def uv(self, *arguments: str | Path) -> None:
-        """Llama a uv y exige que vaya bien."""
-        done = subprocess.run([BIN / "uv", *arguments], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    @staticmethod
+    def call(order: str, *arguments: str | Path) -> None:
+        """Llama a una orden del entorno de pruebas y exige que vaya bien."""
+        done = subprocess.run([BIN / order, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """Ejecuta una orden del entorno como si no hubiera otro."""
@@ -187,3 +196,18 @@ def test_whole_journey_in_an_empty_folder(kedro):
     scored = (kedro.cwd / "puntuadas.csv").read_text(encoding="utf-8").splitlines()
     assert len(scored) == 601
     assert [path.name for path in kedro.cwd.iterdir() if path.name not in ("data", "puntuadas.csv")] == []
+
+
+def test_projects_are_written_from_the_wheel(kedro):
+    """`tierra stage` y `tierra new`: pip compila lo que instala, y no estorba."""
+    assert list(kedro.venv.rglob("de_jupyter_a_la_tierra/__pycache__/*.pyc"))
+    projects = kedro.cwd.parent / "¿proyectos?"
+    projects.mkdir()
+    kedro.ok("tierra", "stage", "1", projects / "gatos 1")
+    kedro.ok("tierra", "stage", "6", projects / "gatos 6")
+    assert (projects / "gatos 6/tests/test_jobs.py").is_file()
+    sheet = projects / "vinos.csv"
+    sheet.write_text("alcohol;calidad\n" + "".join(f"{9 + i % 5},5;{i % 3}\n" for i in range(60)))
+    kedro.ok("tierra", "new", "vinos", "--data", sheet, "--target", "calidad", "--dest", projects / "vinos")
+    assert (projects / "vinos/tests/conftest.py").is_file()
+    assert not list(projects.rglob("*.pyc"))
