@@ -51,6 +51,7 @@ def run_pytest(folder: Path, *args: str, **options) -> subprocess.CompletedProce
     """Pasa las pruebas de una carpeta con la configuración de las nuestras."""
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "scripts", folder / "scripts", dirs_exist_ok=True)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", *args, "."]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, **options)
 
