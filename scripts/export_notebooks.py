@@ -82,7 +82,7 @@ def find_edits(fresh: dict[str, str]) -> list[Edit]:
     for path, text in read_modules(ROOT).items():
         if path not in fresh or text in (fresh[path], record.get(path)):
             continue
-        known = [fresh[path], record.get(path), *(show_revision(revision, path) for revision in REVISIONS)]
+        known = [record.get(path), *(show_revision(revision, path) for revision in REVISIONS), fresh[path]]
         if text not in known:
             edits.append(Edit(path, max(filter(None, known), key=lambda other: likeness(text, other)), text, fresh[path]))
     return edits

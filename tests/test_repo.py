@@ -78,6 +78,12 @@ def differing(clone: Path, *patterns: str) -> list[str]:
 # --- Lo generado está al día -------------------------------------------------------------------------------------
 
 
+def explain_stale() -> list[str]:
+    """Por qué el paquete no está al día: falta exportar, o alguien lo editó a mano y exportar borraría lo suyo."""
+    check = [sys.executable, "scripts/export_notebooks.py", "--check"]
+    return subprocess.run(check, cwd=ROOT, capture_output=True, text=True).stderr.splitlines()
+
+
 def test_exports_in_sync(clone):
     """El paquete es, letra a letra, lo que nbdev exporta de los cuadernos; y ningún módulo sobra."""
     for module in (clone / read_settings()["lib_path"]).rglob("*.py"):
@@ -85,7 +91,7 @@ def test_exports_in_sync(clone):
             module.unlink()
     run("nbdev_export", cwd=clone)
     stale = differing(clone, read_settings()["lib_path"])
-    assert not stale, listing(["ejecuta `make export`", *stale])
+    assert not stale, listing([*stale, *explain_stale()])
 
 
 def test_both_nbdevs_read_the_same():
@@ -99,10 +105,16 @@ def test_both_nbdevs_read_the_same():
 
 
 def test_notebooks_clean(clone):
-    """Los cuadernos no guardan metadatos que ensucien los diffs."""
-    run("nbdev_clean", cwd=clone)
+    """Los cuadernos no guardan metadatos que ensucien los diffs, ni los trabajos, salidas."""
+    run(sys.executable, "scripts/clean_notebooks.py", cwd=clone)
     dirty = differing(clone, "nbs")
     assert not dirty, listing(["ejecuta `make clean-nbs`", *dirty])
+
+
+def test_notebooks_are_whole():
+    """Ningún cuaderno está a medio fundir ni tiene dos celdas con el mismo id."""
+    done = subprocess.run([sys.executable, "scripts/check_notebooks.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_notebook_sources_are_lines():
