@@ -83,6 +83,17 @@ def _explain(error: Exception, path: str) -> Exception:
         return told
 
 
+def _locate(error: Any, source: Path) -> dict[str, Any]:
+    """Qué celda falló, bajo qué título y por qué: lo que dice el error o, si no dice nada, la línea que lo lanzó."""
+    cells = json.loads(source.read_text(encoding="utf-8"))["cells"][: error.cell_index]
+    texts = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    titles = re.findall(r"^##+ +(.+?) *$", texts, re.M)
+    traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    lines = re.findall(r"^-+> *\d+ +(.+?) *$", traceback, re.M)
+    reason = error.evalue or "".join(lines[-1:])
+    return {"ename": error.ename, "evalue": reason, "cell": error.exec_count, "heading": "".join(titles[-1:])}
+
+
 def run_errand(
     payload: dict[str, Any],  # lo que da `build_payload`
     env: dict[str, str],  # las variables de entorno
@@ -101,7 +112,7 @@ def run_errand(
         try:
             _execute(payload, source, target, pipe)
         except PapermillExecutionError as error:
-            answer = {"status": "failed", "ename": error.ename, "evalue": error.evalue, "cell": error.exec_count}
+            answer = {"status": "failed", **_locate(error, source)}
         except RuntimeError:  # de nbclient: el proceso de las celdas no arranca, o ha muerto
             answer = {"status": "died"}
         except Exception as error:

@@ -50,7 +50,8 @@ def _explain(payload: dict[str, Any], watched: Watched) -> tuple[str, str]:
     if answer["ename"] in ("UsageError", "WorkError"):
         return "failed", answer["evalue"]
     where = f" en la celda {answer['cell']}" if answer["cell"] else ""
-    reason = explain_full_disk(answer["evalue"]) or f"{answer['ename']}: {answer['evalue']}".rstrip(". ") + "."
+    where += f", bajo «{answer['heading']}»" if answer.get("heading") else ""
+    reason = explain_full_disk(answer["evalue"]) or f"{answer['ename']}: {answer['evalue']}".rstrip(".: ") + "."
     return "failed", f"El trabajo «{name}» falló{where}: {reason}"
 
 # %% ../nbs/6_trabajos/19_execution.ipynb #c009
