@@ -80,7 +80,7 @@ def open_quote(
 ) -> UsageError:
     """El error de unas comillas que no se cierran."""
     return UsageError(
-        f"En «{path}», las comillas que se abren en la línea {line} no se cierran, y lo que sigue parece una sola celda: "
+        f"En «{path}», la línea {line} abre unas comillas que no se cierran, y lo que sigue parece una sola celda: "
         "ciérralas o, si son parte del texto, escríbelas dobles."
     )
 

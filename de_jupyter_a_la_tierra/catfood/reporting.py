@@ -8,6 +8,9 @@ __all__ = ['ORIGINS', 'EXAMS', 'format_number', 'format_percent', 'describe_data
 # %% ../../nbs/2_kedro/13_reporting.ipynb #c003
 from typing import Any
 
+# %% ../../nbs/2_kedro/13_reporting.ipynb #c003b
+from ..reading import describe_bad_rows
+
 # %% ../../nbs/2_kedro/13_reporting.ipynb #c006
 def format_number(
     value: float,  # el número
@@ -34,7 +37,7 @@ def describe_data(
 ) -> str:
     """Una línea sobre los datos: origen, filas y cuántas no se entendieron."""
     origin = ORIGINS.get(provenance["origin"], provenance["origin"])
-    return f"{origin}: {counts['n_rows']} comidas, {counts['n_bad_rows']} en cuarentena."
+    return f"{origin}: {counts['n_rows']} comidas, {describe_bad_rows(counts)} en cuarentena."
 
 # %% ../../nbs/2_kedro/13_reporting.ipynb #c012
 def write_summary(
