@@ -113,7 +113,7 @@ def _number_rows(source: Path | bytes, dialect: Dialect, n_rows: int, skip: int)
     if b'"' not in content:
         return None
     lines = list(io.StringIO(content.decode(dialect.encoding), newline=""))
-    if len(lines) == n_rows + skip:
+    if len(lines) == n_rows + skip and not _spills(lines[-1], dialect.sep):
         return None
     starts = [0, *find_rows(lines, dialect.sep)][skip:-1]
     return [start - starts[0] for start in starts]
