@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Scored:
     n_bad_rows: int  # cuántas de ellas están en la cuarentena
     first: dict[str, Any] | None  # la primera celda apartada
     counts: dict[str, dict[str, float]]  # lo que contó el pipeline: nombre del dato → cuentas
+    renamed: dict[str, str] = field(default_factory=dict)  # de lo nuevo, lo que no pudo llamarse como quería
+    tail: list[int] = field(default_factory=list)  # las líneas del final que no parecen datos
 
 # %% ../nbs/6_trabajos/34_checkpoints.ipynb #c010
 class Checkpoints:

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 # %% ../nbs/7_aterrizar/09_cli_new.ipynb #c004
-from .cli import COMMAND, PATH, dialect_options
+from .cli import COMMAND, PATH, dialect_options, drop_option
 from .errors import UsageError
 
 # %% ../nbs/7_aterrizar/09_cli_new.ipynb #c007
@@ -44,13 +44,14 @@ def describe_table(
     target: str,  # la columna que se predice
     stage: int,  # hasta qué etapa llega el proyecto, de 1 a 6
     task: str | None = None,  # «classification» o «regression»; None: según el objetivo
+    join: bool = False,  # si son la misma clase los textos que solo cambian en mayúsculas, tildes o espacios
 ) -> tuple[Any, list[str]]:  # la ficha (`Landing`); lo que conviene saber, frase a frase
     """La ficha de un proyecto con datos propios; lanza lo mismo que `infer_dictionary`."""
     from de_jupyter_a_la_tierra.inference import infer_dictionary, typical_row
     from de_jupyter_a_la_tierra.rendering import Landing
 
     name = name_package(title)
-    dictionary, task, notes = infer_dictionary(table, name, target, task)
+    dictionary, task, notes = infer_dictionary(table, name, target, task, join)
     words = title.replace("_", " ").strip()
     landing = Landing(
         name=name,
@@ -61,10 +62,12 @@ def describe_table(
         task=task,
         example=typical_row(table, dictionary),
     )
+    if table.attrs.get("dialect", {}).get("encoding") == "mac_roman":
+        notes.append("La hoja se ha leído en mac_roman, la de los Mac antiguos: si ves letras raras, di otra con --encoding.")
     return landing, notes
 
 # %% ../nbs/7_aterrizar/09_cli_new.ipynb #c013
-@click.command(epilog="Ejemplo: tierra new vinos --data vinos.csv --target calidad", **COMMAND)
+@click.command(epilog="Ejemplo: tierra new vinos --data vinos.csv --target calidad --decimal , --drop-last 1", **COMMAND)
 @click.argument("title", metavar="NOMBRE")
 @click.option("--data", "sheet", required=True, type=PATH, help="Tu hoja: un CSV, en el dialecto que sea.")
 @click.option("--target", required=True, metavar="COLUMNA", help="La columna que se quiere predecir.")
@@ -75,10 +78,12 @@ def describe_table(
     show_default="según el objetivo",
     help="Si se predice una clase o una cantidad.",
 )
+@click.option("--join-labels", is_flag=True, help="En el objetivo, «si», «Sí» y «SÍ » son la misma clase.")
+@drop_option
 @click.option("--dest", type=PATH, metavar="CARPETA", help="Dónde; si no, en una con su nombre.")
 @dialect_options
 def new(
-    title: str, sheet: Path, target: str, stage: int, task: str | None, dest: Path | None, **dialect: str
+    title: str, sheet: Path, target: str, stage: int, task: str | None, join_labels: bool, dest: Path | None, **options: Any
 ) -> None:
     """Empieza un proyecto con una hoja tuya.
 
@@ -88,10 +93,10 @@ def new(
     from de_jupyter_a_la_tierra.sources import adopt_table
     from de_jupyter_a_la_tierra.tables import read_table
 
-    landing, notes = describe_table(title, read_table(sheet, **dialect), target, stage, task)
+    landing, notes = describe_table(title, read_table(sheet, **options), target, stage, task, join_labels)
     folder, columns = dest or Path(landing.name), list(landing.dictionary.columns)
     own = f"data/01_raw/{landing.name}_own.csv"
-    files = land(landing, folder, prepare=lambda aside: adopt_table(sheet, columns, aside / own, dialect))
+    files = land(landing, folder, prepare=lambda aside: adopt_table(sheet, columns, aside / own, options))
     place = os.path.relpath(folder)
     click.echo(f"El proyecto «{landing.title}», en la etapa {stage}, está en {place}: {len(files)} ficheros y tu hoja.")
     for note in notes:

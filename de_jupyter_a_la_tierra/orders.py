@@ -32,6 +32,7 @@ class Order:
     output: str  # adónde va: un fichero CSV o Parquet, o su dirección
     params: Mapping[str, Any]  # los parámetros que cambian, con el dialecto entre ellos
     versions: Mapping[str, str]  # la versión de cada modelo que no sea la última
+    prefix: str = ""  # con qué han de empezar los nombres de las columnas nuevas; vacío: solo si están cogidos
 
     @property
     def quarantine(self) -> str:  # «puntuadas.csv» → «puntuadas.quarantine.csv»
@@ -115,7 +116,7 @@ def identify(
     """De qué depende el resultado de un encargo."""
     return {
         "input": [[locate(path), mark_file(path)] for path in files],
-        "output": locate(order.output),
+        "output": [locate(order.output), order.prefix],
         "params": {name: repr(value) for name, value in sorted({**order.params, **recipe.params}.items()) if "max_bad_share" not in name},
         "contracts": repr(sorted(recipe.contracts.items())),
         "models": {name: _hash((folder / "model.json").read_bytes()) for name, folder in recipe.models.items()},

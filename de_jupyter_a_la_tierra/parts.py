@@ -109,8 +109,8 @@ class CsvSheet:
             self._body = "utf-16-le" if marks[0] == codecs.BOM_UTF16_LE else "utf-16-be"
         text = codecs.getincrementaldecoder(self._body)().decode(head[mark:])
         lines = list(io.StringIO(text, newline=""))
-        header, self._first_line = read_header(lines, self._sep, self.path)
-        self._start = mark + len("".join(lines[: self._first_line]).encode(self._body))
+        header, self.n_header = read_header(lines, self._sep, self.path)
+        self._start = mark + len("".join(lines[: self.n_header]).encode(self._body))
         return header
 
     def cut(
@@ -118,7 +118,7 @@ class CsvSheet:
         size: int = PART_BYTES,  # bytes de cada parte, más o menos
     ) -> Iterator[Part]:
         """Corta la hoja en partes, de principio a fin."""
-        decoder, start, line, text = codecs.getincrementaldecoder(self._body)(), self._start, self._first_line + 1, ""
+        decoder, start, line, text = codecs.getincrementaldecoder(self._body)(), self._start, self.n_header + 1, ""
         position = start
         with explain_reading(self.path), open_bytes(self.path) as file:
             while position < self.total:

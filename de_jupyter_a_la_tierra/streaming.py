@@ -31,7 +31,7 @@ from .sheets import list_files, open_sheet
 from .tasks import QUARANTINE, score_part, score_remotely
 
 # %% ../nbs/6_trabajos/39_streaming.ipynb #c008
-def _send(executor: Executor, recipe: Recipe, rest: tuple) -> Callable[[Sheet, Part], Callable[[], Scored]]:
+def _send(executor: Executor, recipe: Recipe, rest: tuple, prefix: str) -> Callable[[Sheet, Part], Callable[[], Scored]]:
     """Cómo se encarga una parte a otro proceso: devuelve a quién pedirle el resultado."""
     sees = getattr(executor, "sees", lambda path: True)
     files = {
@@ -42,7 +42,7 @@ def _send(executor: Executor, recipe: Recipe, rest: tuple) -> Callable[[Sheet, P
 
     def send(sheet: Sheet, part: Part) -> Callable[[], Scored]:
         path, options = locate(sheet.path), asdict(sheet.dialect)
-        return executor.submit(score_remotely, recipe.root, blob, path, options, mark_file(path), part, *rest, sheet.path).result
+        return executor.submit(score_remotely, recipe.root, blob, path, options, mark_file(path), part, *rest, sheet.path, prefix).result
 
     return send
 
@@ -57,12 +57,12 @@ def _reading() -> Iterator[Executor]:
             reader.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_ahead(reader: Executor, scorer: Scorer, rest: tuple) -> Callable[[Sheet, Part], Callable[[], Scored]]:
+def _read_ahead(reader: Executor, scorer: Scorer, rest: tuple, prefix: str) -> Callable[[Sheet, Part], Callable[[], Scored]]:
     """Cómo se encarga una parte a este proceso: se lee en otro hilo, mientras aquí se puntúa la anterior."""
 
     def start(sheet: Sheet, part: Part) -> Callable[[], Scored]:
         table = reader.submit(sheet.read, part)
-        return lambda: score_part(scorer, table.result(), sheet.schema, *rest, sheet.path)
+        return lambda: score_part(scorer, table.result(), sheet.schema, *rest, sheet.path, prefix)
 
     return start
 
@@ -99,15 +99,39 @@ class _Totals:
 
     def __init__(self) -> None:
         self.n_rows, self.n_bad_rows, self.first, self.counts = 0, 0, None, {}
+        self.sheets, self.renamed, self.tail = {}, {}, []
+
+    def watch(self, cuts: Iterator[tuple[Sheet, Part, float]]) -> Iterator[tuple[Sheet, Part, float]]:
+        """Deja pasar las partes y apunta de qué hojas son."""
+        for sheet, part, share in cuts:
+            self.sheets[sheet.path] = sheet
+            yield sheet, part, share
 
     def add(self, scored: Scored) -> None:
         """Suma una parte."""
         self.n_rows, self.n_bad_rows = self.n_rows + scored.n_rows, self.n_bad_rows + scored.n_bad_rows
-        self.first = self.first or scored.first
+        self.first, self.tail, self.renamed = self.first or scored.first, scored.tail, self.renamed | scored.renamed
         for name, counts in scored.counts.items():
             total = self.counts.setdefault(name, dict.fromkeys(counts, 0))
             for key, value in counts.items():
                 total[key] = total.get(key, 0) + value
+
+# %% ../nbs/6_trabajos/39_streaming.ipynb #bal1
+def _balance(totals: _Totals) -> str:
+    """Las cuentas de un encargo, y lo que conviene mirar en él."""
+    n_rows, n_bad, n_lines = totals.n_rows, totals.n_bad_rows, [sheet.n_lines for sheet in totals.sheets.values()]
+    said = [f"Filas leídas: {n_rows} = {n_rows - n_bad} con respuesta + {n_bad} en cuarentena."]
+    if all(n_lines):
+        n_header = sum(sheet.n_header for sheet in totals.sheets.values())
+        rest = sum(n_lines) - n_header - n_rows
+        others = f" + {rest} vacías o de celdas con saltos" if rest else ""
+        said.append(f"Líneas leídas: {sum(n_lines)} = {n_header} de cabecera + {n_rows} de filas{others}.")
+    for name, ours in totals.renamed.items():
+        said.append(f"La hoja ya tenía «{name}», y se queda como estaba: lo nuevo está en «{ours}».")
+    if totals.tail:
+        lines = ", ".join(map(str, totals.tail))
+        said.append(f"Puede que el final no sean datos, sino un total o una fuente (líneas {lines}): si es así, no cuentes con su nota.")
+    return "\n".join(said)
 
 # %% ../nbs/6_trabajos/39_streaming.ipynb #c012
 @contextmanager
@@ -177,7 +201,7 @@ def stream(
         _working(folder, identify(order, recipe, files)) as done, explain_os_errors("escribir", order.output),
         _reading() as reader,
     ):
-        start = _send(executor, recipe, rest) if executor else _read_ahead(reader, scorer, rest)
+        start = _send(executor, recipe, rest, order.prefix) if executor else _read_ahead(reader, scorer, rest, order.prefix)
         output = ParquetOutput(folder / "output") if order.to_parquet else CsvOutput(folder / "output", first.dialect)
         with closing(output), open(folder / "quarantine", "wb") as quarantine:
             quarantine.write(write_header(QUARANTINE, Dialect()))
@@ -190,10 +214,11 @@ def stream(
                 totals.add(scored)
                 return share, totals.n_rows
 
-            for share, n_rows in _alongside(keep, _collect(cut_sheets(files, dialect, first), start, done, window)):
+            for share, n_rows in _alongside(keep, _collect(totals.watch(cut_sheets(files, dialect, first)), start, done, window)):
                 progress(share, n_rows)
         _settle_quarantine(session, order, totals, folder, files[0])
-        results = scorer.conclude(totals.counts)
+        balance, results = _balance(totals), scorer.conclude(totals.counts)
+        results = {name: f"{value}\n{balance}" if isinstance(value, str) else value for name, value in results.items()}
         for name in results.keys() & set(session.catalog.keys()):
             session.catalog.save(name, results[name])
         publish(folder / "output", order.output)

@@ -11,6 +11,7 @@ import pandas as pd
 # %% ../../nbs/2_kedro/18_prediction.ipynb #c004
 from ..artifact import Model
 from .cleaning import clean_features
+from ..reading import describe_bad_rows
 
 # %% ../../nbs/2_kedro/18_prediction.ipynb #c008
 def read_features(
@@ -44,5 +45,5 @@ def summarize_predictions(
 ) -> str:
     """Dice cuántas comidas se puntuaron, cuántas no, y con qué modelo."""
     kind = {"simulated": "simulados", "real": "reales"}.get(model.info["data"]["origin"], "propios")
-    scored, bad = counts["n_rows"] - counts["n_bad_rows"], counts["n_bad_rows"]
+    scored, bad = counts["n_rows"] - counts["n_bad_rows"], describe_bad_rows(counts)
     return f"Comidas puntuadas: {scored}; en cuarentena: {bad}. El modelo se entrenó con datos {kind}."
