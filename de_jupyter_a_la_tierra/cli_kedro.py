@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #k004
-from .cli import COMMAND, PATH, dialect_options, model_option, params_option
+from .cli import COMMAND, PATH, dialect_options, drop_option, model_option, params_option
 from .errors import UsageError
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #c011
@@ -28,8 +28,9 @@ from .errors import UsageError
 @click.option("--rows", type=click.IntRange(min=1), default=3165, show_default=True, help="Filas simuladas.")
 @click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True, help="Semilla de la simulación.")
 @click.option("--force", is_flag=True, help="Sustituye los datos tuyos que ya hubiera.")
+@drop_option
 @dialect_options
-def data(real: bool, origin_file: Path | None, rows: int, seed: int, force: bool, **dialect: str) -> None:
+def data(real: bool, origin_file: Path | None, rows: int, seed: int, force: bool, **options: Any) -> None:
     """Trae los datos crudos: simulados, publicados o tuyos.
 
     Cada origen va a su fichero en data/01_raw, y ninguno pisa a otro.
@@ -50,7 +51,7 @@ def data(real: bool, origin_file: Path | None, rows: int, seed: int, force: bool
     elif real:
         fetch_published(sources.url, sources.sha256, path)
     elif origin_file:
-        adopt_table(origin_file, list(sources.dictionary.columns), path, dialect)
+        adopt_table(origin_file, list(sources.dictionary.columns), path, options)
     else:
         write_simulated(sources.simulate, path, rows, seed)
     click.echo(f"Datos listos en {os.path.relpath(path)}.")
@@ -152,18 +153,19 @@ def _open_cluster(scheduler: str | None, tls: dict[str, Path | None]) -> Any:
 @model_option
 @params_option
 @dialect_options
+@click.option("--prefix", default="", metavar="TEXTO", help="Principio de las columnas nuevas: «v2_» da v2_score. Si falta, «tierra_», y solo si su nombre está cogido.")
 @click.option("--scheduler", metavar="tcp://…", help="Un planificador de Dask que ya exista: las partes se reparten entre sus workers.")
 @click.option("--tls-ca", type=PATH, help="Con un planificador tls://, el certificado de la autoridad.")
 @click.option("--tls-cert", type=PATH, help="Ídem, el nuestro.")
 @click.option("--tls-key", type=PATH, help="Ídem, su clave.")
 def predict(
-    inputs: tuple[str, ...], output: str, model: str | None, params: tuple[str, ...], scheduler: str | None,
+    inputs: tuple[str, ...], output: str, model: str | None, params: tuple[str, ...], prefix: str, scheduler: str | None,
     tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, **dialect: str
 ) -> None:
     """Puntúa las comidas de un fichero, o de muchos.
 
     La ENTRADA es un CSV o un Parquet, una carpeta, un comodín o una dirección (s3://…); puede haber varias. La SALIDA
-    tiene las mismas filas en el mismo orden, con la predicción al lado, y es un Parquet si acaba en .parquet. Las que
+    tiene las mismas filas en el mismo orden, con la predicción al lado (nada de la hoja se tapa), y es un Parquet si acaba en .parquet. Las que
     no se entienden quedan sin puntuar, y el motivo va a la cuarentena, junto a la SALIDA. Si se corta, la misma orden
     sigue por donde iba.
     """
@@ -174,7 +176,7 @@ def predict(
     from de_jupyter_a_la_tierra.streaming import stream
 
     versions = {"model": _find_version(model)} if model else {}
-    order = Order(inputs, output, {**parse_params(list(params)), **dialect}, versions)
+    order = Order(inputs, output, {**parse_params(list(params)), **dialect}, versions, prefix)
     tls = {"tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}
     with _open_cluster(scheduler, tls) as executor, _progress() as progress:
         products, results = stream(find_project(), order, executor, progress)

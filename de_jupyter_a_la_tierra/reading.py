@@ -22,6 +22,7 @@ import pandas as pd
 from .dialects import read_mark
 from .dictionary import Column, describe_range
 from .errors import UsageError, WorkError
+from .spanish import format_number
 from .tables import EXTRA
 
 # %% ../nbs/2_kedro/05_reading.ipynb #c007
@@ -328,4 +329,4 @@ def describe_bad_rows(
 ) -> str:  # «3», «3 (2 con un valor infinito)»
     """Dice cuántas filas se apartaron y nombra las que llevan un infinito, que no es una errata."""
     infinite = counts.get("n_infinite_rows", 0)
-    return f"{counts['n_bad_rows']:.0f}" + (f" ({infinite:.0f} con un valor infinito)" if infinite else "")
+    return format_number(counts["n_bad_rows"]) + (f" ({format_number(infinite)} con un valor infinito)" if infinite else "")

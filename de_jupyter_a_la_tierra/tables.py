@@ -83,7 +83,7 @@ def open_quote(
 ) -> UsageError:
     """El error de unas comillas que no se cierran."""
     return UsageError(
-        f"En «{path}», las comillas que se abren en la línea {line} no se cierran, y lo que sigue parece una sola celda: "
+        f"En «{path}», la línea {line} abre unas comillas que no se cierran, y lo que sigue parece una sola celda: "
         "ciérralas o, si son parte del texto, escríbelas dobles."
     )
 
@@ -116,7 +116,7 @@ def _number_rows(source: Path | bytes, dialect: Dialect, n_rows: int, skip: int)
     if b'"' not in content:
         return None
     lines = list(io.StringIO(content.decode(dialect.encoding), newline=""))
-    if len(lines) == n_rows + skip:
+    if len(lines) == n_rows + skip and not _spills(lines[-1], dialect.sep):
         return None
     starts = [0, *find_rows(lines, dialect.sep)][skip:-1]
     return [start - starts[0] for start in starts]

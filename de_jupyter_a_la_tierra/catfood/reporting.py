@@ -10,6 +10,7 @@ from typing import Any
 
 # %% ../../nbs/2_kedro/13_reporting.ipynb #c004i
 from ..card import describe_engine
+from ..reading import describe_bad_rows
 from ..spanish import format_number, format_percent
 
 # %% ../../nbs/2_kedro/13_reporting.ipynb #c010
@@ -23,7 +24,7 @@ def describe_data(
 ) -> str:
     """Una línea sobre los datos: origen, filas y cuántas no se entendieron."""
     origin = ORIGINS.get(provenance["origin"], provenance["origin"])
-    return f"{origin}: {format_number(counts['n_rows'])} comidas, {format_number(counts['n_bad_rows'])} en cuarentena."
+    return f"{origin}: {format_number(counts['n_rows'])} comidas, {describe_bad_rows(counts)} en cuarentena."
 
 # %% ../../nbs/2_kedro/13_reporting.ipynb #c012
 def write_summary(
