@@ -14,7 +14,7 @@ import click
 
 # %% ../nbs/5_mlflow/08_cli_models.ipynb #c004
 from .cli import COMMAND, PATH
-from .errors import WorkError
+from .errors import WorkError, tell_order
 
 # %% ../nbs/5_mlflow/08_cli_models.ipynb #c007
 _ORIGINS = {"simulated": "simulados", "real": "reales", "own": "propios"}
@@ -44,7 +44,7 @@ def list_command() -> None:
     with open_registry(project) as client:
         entries = list_entries(client, name)
     if not entries:
-        raise WorkError(f"En el registro no hay ningún modelo «{name}»: entrena uno con «tierra run».")
+        raise WorkError(f"En el registro no hay ningún modelo «{name}»: entrena uno con «{tell_order('tierra run')}».")
     for entry in entries:
         score = "" if entry.score is None else show_score(entry.metric, entry.score)
         star, origin = "★" if entry.champion else "", _ORIGINS.get(entry.origin, entry.origin)
@@ -121,4 +121,4 @@ def sweep(texts: tuple[str, ...]) -> None:
         score = show_score(entry.metric, entry.score) if entry and entry.score is not None else "falló: " + trial.error
         rows.append([*trial.values.values(), score, entry.version if entry else ""])
     click.echo(f"\n{_table(rows)}\n")
-    click.echo(f"Para que la mejor sea el campeón: tierra models promote {trials[0].entry.version}")
+    click.echo(f"Para que la mejor sea el campeón: {tell_order('tierra models promote')} {trials[0].entry.version}")

@@ -13,7 +13,7 @@ import click
 
 # %% ../nbs/3_api/05_cli_serve.ipynb #c004
 from .cli import COMMAND
-from .errors import UsageError
+from .errors import UsageError, tell_order
 
 # %% ../nbs/3_api/05_cli_serve.ipynb #c007
 def list_versions(
@@ -48,10 +48,10 @@ def find_model(
         return folder, folder.parent.name
     versions = list_versions(project)
     if text and text not in versions:
-        latest = f"La última versión es {next(iter(versions))}." if versions else "Entrena uno con «tierra run»."
+        latest = f"La última versión es {next(iter(versions))}." if versions else f"Entrena uno con «{tell_order('tierra run')}»."
         raise UsageError(f"No hay ningún modelo «{text}»: no es una carpeta ni una versión. {latest}")
     if not versions:
-        raise UsageError(f"No hay ningún modelo en «{project.root}»: entrénalo con «tierra run».")
+        raise UsageError(f"No hay ningún modelo en «{project.root}»: entrénalo con «{tell_order('tierra run')}».")
     version = text or next(iter(versions))
     return versions[version], version
 

@@ -7,16 +7,15 @@ __all__ = ['read_constraints', 'render_project', 'compare_stages', 'find_source'
 
 # %% ../nbs/7_aterrizar/07_landing.ipynb #c003
 import difflib
-import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import distribution
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 # %% ../nbs/7_aterrizar/07_landing.ipynb #c004
 from . import __version__
+from .diagnosis import find_origin
 from .errors import UsageError, WorkError
 from .example import describe_example, read_conf, read_notebooks
 from .exporting import export_package
@@ -69,22 +68,17 @@ def compare_stages(
 
 # %% ../nbs/7_aterrizar/07_landing.ipynb #c018
 def find_source() -> str:  # lo que hay que pasarle a `pip install`; vacío si salió de un índice
-    """De qué carpeta o fichero se instalaron estas herramientas."""
+    """De qué carpeta, fichero o repositorio se instalaron estas herramientas."""
     checkout = find_cargo("templates").parent
     if (checkout / "setup.py").is_file():
-        return f"-e '{checkout}'"
-    origin = json.loads(distribution("de-jupyter-a-la-tierra").read_text("direct_url.json") or "{}")
-    url = origin.get("url", "")
-    if git := origin.get("vcs_info"):
-        url = f"{git['vcs']}+{url}@{git['commit_id']}"
-    if not url or (url.startswith("file:") and not Path(unquote(urlparse(url).path)).exists()):
-        return ""
-    return f"'de-jupyter-a-la-tierra @ {url}'"
+        return f"-e {shlex.quote(str(checkout))}"
+    url = find_origin()
+    return shlex.quote(f"de-jupyter-a-la-tierra @ {url}") if url else ""
 
 # %% ../nbs/7_aterrizar/07_landing.ipynb #c019
 def _write_local(folder: Path) -> None:
     """Deja dicho en `local.mk` de dónde se instalan las herramientas, si no es de un índice."""
-    source = find_source().replace("$", "$$")
+    source = find_source().replace("$", "$$").replace("#", r"\#")
     if source and not (folder / "local.mk").exists():
         note = "# De este ordenador: de dónde se instalan las herramientas mientras no se bajen de un índice."
         write_files(folder, {"local.mk": f"{note}\nTIERRA = {source}\n"})

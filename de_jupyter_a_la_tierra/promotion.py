@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 # %% ../nbs/5_mlflow/06_promotion.ipynb #c004
 from .artifact import Model, load_model, load_train_hashes
-from .errors import UsageError, WorkError
+from .errors import UsageError, WorkError, tell_order
 from .evaluation import hash_rows
 from .project import Project
 from .registry import CHAMPION, Entry, list_entries, locate_entry, name_model, open_registry
@@ -89,7 +89,7 @@ def _load_rows(project: Project) -> tuple[Any, np.ndarray, np.ndarray, list[str]
 
     session = Session(project)
     if not session.catalog["model_input"].exists():
-        raise UsageError("No hay filas de evaluación con que comparar: ejecuta antes «tierra run».")
+        raise UsageError(f"No hay filas de evaluación con que comparar: ejecuta antes «{tell_order('tierra run')}».")
     table, params = session.catalog.load("model_input"), session.context.params
     rows = table[table["evaluation"]]
     return rows, rows[params["target"]].to_numpy(), hash_rows(rows[params["twin_key"]]), list(params["twin_key"])
@@ -167,7 +167,7 @@ def promote(
 def _pick(entries: list[Entry], name: str, version: int | None) -> Entry:
     """La versión pedida, o la más nueva; `UsageError` si no existe, `WorkError` si no hay ninguna."""
     if not entries:
-        raise WorkError(f"En el registro no hay ningún modelo «{name}»: entrena uno con «tierra run».")
+        raise WorkError(f"En el registro no hay ningún modelo «{name}»: entrena uno con «{tell_order('tierra run')}».")
     for entry in entries:
         if entry.version == (version or entries[-1].version):
             return entry

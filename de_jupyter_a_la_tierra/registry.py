@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from .artifact import load_model
 from .card import INFO_FILE, check_files, parse_info
 from .connection import DATABASE, connect, explain_mlflow_errors, find_server, import_mlflow
 from .connection import is_local, open_experiment, read_config
-from .errors import UsageError, WorkError
+from .diagnosis import missing_extra
+from .errors import UsageError, WorkError, tell_order
 from .flavor import log_folder, name_version
 from .freezing import write_artifact
 from .project import Project, find_project, load_sources
@@ -42,11 +44,16 @@ def open_registry(
     project: Project,  # lo que devolvió `find_project`
     create: bool = False,  # si se crea cuando no hay ninguno
 ) -> Iterator[Any]:  # un `MlflowClient` que contesta
-    """Abre el registro de un proyecto; `WorkError` si está vacío, si no contesta o si algo falla dentro."""
+    """Abre el registro de un proyecto; `WorkError` si está vacío, si no contesta o si algo falla dentro.
+
+    Lanza `UsageError` si falta MLflow: sin él, entrenar no llena ningún registro.
+    """
+    if not find_spec("mlflow") or not find_spec("kedro_mlflow"):
+        raise missing_extra("mlflow")
     config = read_config(load_config(project)) or {}
     uri = find_server(project.root, config)
     if not create and is_local(uri) and not (project.root / DATABASE).exists():
-        raise WorkError("El registro está vacío: entrena un modelo con «tierra run», y quedará dado de alta.")
+        raise WorkError(f"El registro está vacío: entrena un modelo con «{tell_order('tierra run')}», y quedará dado de alta.")
     with explain_mlflow_errors("usar el registro de modelos", uri):
         yield connect(project.root, config)
 
@@ -149,7 +156,7 @@ def find_entry(
             return entry
     known = ", ".join(str(entry.version) for entry in entries) or "ninguna"
     missing = f"no hay ningún «{alias}»" if alias else f"no hay versión {number}"
-    hint = " Elígelo con «tierra models promote»." if alias == CHAMPION else ""
+    hint = f" Elígelo con «{tell_order('tierra models promote')}»." if alias == CHAMPION else ""
     raise UsageError(f"En el registro {missing} de «{name}». Versiones que hay: {known}.{hint}")
 
 # %% ../nbs/5_mlflow/05_registry.ipynb #c027

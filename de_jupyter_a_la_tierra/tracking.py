@@ -20,6 +20,7 @@ from kedro.framework.hooks import hook_impl
 
 # %% ../nbs/5_mlflow/04_tracking.ipynb #c006
 from .connection import connect, describe_trouble, find_server, import_mlflow, open_experiment, read_config
+from .errors import tell_order
 from .records import list_files, log_results
 
 # %% ../nbs/5_mlflow/04_tracking.ipynb #c010
@@ -134,7 +135,7 @@ class TrackingHook:
                     self._logger.info("En MLflow queda el modelo %s, versión %s.", version.name, version.version)
         if self._trouble and "model" in names:
             folder = os.path.relpath(catalog["model"]._get_load_path())
-            self._logger.warning("El modelo está entero. Para darlo de alta: tierra models register %s", folder)
+            self._logger.warning("El modelo está entero. Para darlo de alta: %s %s", tell_order("tierra models register"), folder)
         self._driver = None
         os.environ.pop(_RUN_ID, None)
 

@@ -11,7 +11,7 @@ from posixpath import dirname, join, normpath
 
 import pytest
 
-from de_jupyter_a_la_tierra import landing, merging
+from de_jupyter_a_la_tierra import diagnosis, landing, merging
 from de_jupyter_a_la_tierra.example import describe_example
 from de_jupyter_a_la_tierra.exporting import export_notebook
 from de_jupyter_a_la_tierra.landing import compare_stages, find_source, land, raise_stage, render_project
@@ -231,23 +231,24 @@ def test_an_interrupted_climb_can_be_repeated(land_at, monkeypatch):
 
 
 def test_a_wheel_is_remembered_and_an_index_is_not(tmp_path, monkeypatch):
-    """Si se instaló de un fichero se apunta cuál; si ya no está, o si salió de un índice, nada."""
+    """Si se instaló de un fichero se apunta cuál; si ya no está, el repositorio; si salió de un índice, nada."""
     wheel = tmp_path / "una rueda.whl"
     wheel.touch()
 
     class Installed:
         def __init__(self, origin: str | None) -> None:
             self.read_text = lambda name: origin
+            self.metadata = {"Home-page": "https://example.com/x"}
 
     monkeypatch.setattr(landing, "find_cargo", lambda name: tmp_path / "site-packages/paquete" / name)
-    monkeypatch.setattr(landing, "distribution", lambda name: Installed(json.dumps({"url": wheel.as_uri()})))
+    monkeypatch.setattr(diagnosis, "distribution", lambda name: Installed(json.dumps({"url": wheel.as_uri()})))
     assert find_source() == f"'de-jupyter-a-la-tierra @ {wheel.as_uri()}'"
     wheel.unlink()
-    assert find_source() == ""
+    assert find_source() == "'de-jupyter-a-la-tierra @ git+https://example.com/x'"
     commit = {"url": "https://example.com/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc123"}}
-    monkeypatch.setattr(landing, "distribution", lambda name: Installed(json.dumps(commit)))
+    monkeypatch.setattr(diagnosis, "distribution", lambda name: Installed(json.dumps(commit)))
     assert find_source() == "'de-jupyter-a-la-tierra @ git+https://example.com/x.git@abc123'"
-    monkeypatch.setattr(landing, "distribution", lambda name: Installed(None))
+    monkeypatch.setattr(diagnosis, "distribution", lambda name: Installed(None))
     assert find_source() == ""
 
 

@@ -1,5 +1,6 @@
 """Lo que instala quien nunca abre un cuaderno: la rueda, en un entorno nuevo y una carpeta vacía."""
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from configparser import ConfigParser
 from pathlib import Path, PurePosixPath
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -102,13 +104,13 @@ class Installed:
         done = subprocess.run([BIN / order, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Ejecuta una orden del entorno como si no hubiera otro."""
         outside = {"PYTHONPATH", "VIRTUAL_ENV", "COVERAGE_PROCESS_START"}
         env = {key: value for key, value in os.environ.items() if key not in outside}
         env["PATH"] = f"{self.bin}:/usr/bin:/bin"
         command = [self.bin / command[0], *command[1:]]
-        return subprocess.run(command, cwd=self.cwd, env=env, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=cwd or self.cwd, env=env, capture_output=True, text=True, timeout=300)
 
     def ok(self, *command: str | Path) -> str:
         """Como `run`, pero exige que vaya bien; devuelve lo que dijo."""
@@ -172,8 +174,35 @@ def test_core_names_the_missing_extra(core, command):
     """Una orden a la que le falta su extra dice cuál instalar, sin traza."""
     done = core.run("tierra", *command.split())
     assert done.returncode == 2
-    assert f'pip install "de-jupyter-a-la-tierra[{MISSING[command]}]"' in done.stderr
+    assert f'pip install "de-jupyter-a-la-tierra[{MISSING[command]}] @ file://' in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+STILL_MISSING = {
+    "serve": "api",
+    "models list": "mlflow",
+    "models promote 1": "mlflow",
+    "predict x.csv y.csv --model models:/catfood@champion": "mlflow",
+    "jobs run entrenar": "trabajos",
+    "predict x.csv y.csv --scheduler tcp://127.0.0.1:1": "cluster",
+}
+
+
+@pytest.mark.parametrize("command", STILL_MISSING)
+def test_kedro_names_the_missing_extra(kedro, command):
+    """Con un extra puesto, la orden que pide otro dice cuál, y no manda repetir lo que ya se hizo."""
+    (kedro.cwd.parent / "otra").mkdir(exist_ok=True)
+    done = kedro.run("tierra", *command.split(), cwd=kedro.cwd.parent / "otra")
+    assert done.returncode == 2
+    assert f'pip install "de-jupyter-a-la-tierra[{STILL_MISSING[command]}] @ file://' in done.stderr
+
+
+def test_the_suggested_install_is_understood(kedro, wheel):
+    """La orden que se enseña, tal cual, la entiende pip: el extra se pide al sitio del que salió el paquete."""
+    said = kedro.run("tierra", "models", "list", cwd=kedro.cwd.parent).stderr
+    (requirement,) = re.findall(r'pip install "(.+)"', said)
+    kedro.call("uv", "pip", "install", "-q", "--dry-run", "--no-deps", "--python", kedro.bin / "python", requirement)
+    assert Requirement(requirement).url == wheel.as_uri()
 
 
 def test_nothing_of_nbdev_is_installed(kedro):
