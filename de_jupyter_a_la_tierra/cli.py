@@ -20,6 +20,7 @@ import click
 # %% ../nbs/2_kedro/28_cli.ipynb #c004
 from . import __version__
 from .diagnosis import explain, find_extra, missing_extra
+from .errors import tell_order
 
 # %% ../nbs/2_kedro/28_cli.ipynb #orders1
 class Orders(click.Group):
@@ -53,10 +54,11 @@ class Orders(click.Group):
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
-            extras = self.announced[ctx.invoked_subcommand].extras
-            if not extras or not find_extra(error.name or ""):
+            asked = next(iter(self.announced[ctx.invoked_subcommand].extras), "")
+            extra = find_extra(error.name or "", asked)
+            if not extra:
                 raise
-            raise missing_extra(extras[0]) from error
+            raise missing_extra(extra) from error
 
 # %% ../nbs/2_kedro/28_cli.ipynb #c007
 @click.group(
@@ -116,7 +118,7 @@ def main(
     _speak_spanish()
     args = sys.argv[1:] if args is None else args
     try:
-        tierra.main(args, prog_name="tierra", standalone_mode=False)
+        tierra.main(args, prog_name=tell_order("tierra"), standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

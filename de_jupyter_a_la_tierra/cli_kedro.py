@@ -19,7 +19,7 @@ import click
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #k004
 from .cli import COMMAND, PATH, dialect_options, drop_option, model_option, params_option
-from .errors import UsageError
+from .errors import UsageError, tell_order
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #c011
 @click.command(epilog="Ejemplo: tierra data --from comidas.csv --decimal ,", **COMMAND)
@@ -43,7 +43,7 @@ def data(real: bool, origin_file: Path | None, rows: int, seed: int, force: bool
     origin = "real" if real else "own" if origin_file else "simulated"
     path = project.root / sources.file.format(origin=origin)
     if (origin == "real" and not sources.sha256) or (origin == "simulated" and not sources.simulate):
-        raise UsageError("Este proyecto solo tiene datos tuyos: tráelos con «tierra data --from hoja.csv».")
+        raise UsageError(f"Este proyecto solo tiene datos tuyos: tráelos con «{tell_order('tierra data --from hoja.csv')}».")
     if origin == "own" and path.exists() and not force:
         raise UsageError(f"Ya hay datos tuyos en «{os.path.relpath(path)}»: para sustituirlos, añade --force.")
     if real and origin_file:
@@ -55,7 +55,7 @@ def data(real: bool, origin_file: Path | None, rows: int, seed: int, force: bool
     else:
         write_simulated(sources.simulate, path, rows, seed)
     click.echo(f"Datos listos en {os.path.relpath(path)}.")
-    click.echo(f"Para usarlos: tierra run{'' if origin == 'simulated' else f' --params origin={origin}'}")
+    click.echo(f"Para usarlos: {tell_order('tierra run')}{'' if origin == 'simulated' else f' --params origin={origin}'}")
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #c013
 def _echo_products(products: list[Any], err: bool = False) -> None:

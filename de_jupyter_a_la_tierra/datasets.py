@@ -17,7 +17,7 @@ from kedro.io.core import VersionNotFoundError
 from .artifact import TRUSTED_TYPES, Model, load_model
 from .card import INFO_FILE
 from .dialects import Dialect
-from .errors import UsageError, WorkError
+from .errors import UsageError, WorkError, tell_order
 from .freezing import freeze_model
 from .tables import atomic_path, hash_file, read_table, write_table
 
@@ -41,7 +41,7 @@ class TableDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
     def load(self) -> pd.DataFrame:
         """Lee la hoja; en `attrs` quedan `path`, `dialect` y `sha256`. `UsageError` si no está."""
         if not self._exists():
-            raise UsageError(f"No existe «{self._filepath}»: revisa la ruta, o trae los datos con «tierra data».")
+            raise UsageError(f"No existe «{self._filepath}»: revisa la ruta, o trae los datos con «{tell_order('tierra data')}».")
         table = read_table(self._filepath, **self._options)
         table.attrs["sha256"] = hash_file(self._filepath)
         return table
@@ -78,7 +78,7 @@ class ModelDataset(AbstractVersionedDataset[dict[str, Any], Model]):
         try:
             folder = Path(self._get_load_path())
         except VersionNotFoundError as error:
-            raise UsageError(f"No hay ningún modelo en «{self._filepath}»: entrénalo con «tierra run».") from error
+            raise UsageError(f"No hay ningún modelo en «{self._filepath}»: entrénalo con «{tell_order('tierra run')}».") from error
         if not folder.is_dir():
             raise UsageError(f"No hay ningún modelo en «{folder}»: di una versión que exista, o ninguna.")
         return load_model(folder)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../nbs/6_trabajos/22_ledger.ipynb #c004
-from .errors import UsageError, WorkError, explain_os_errors
+from .errors import UsageError, WorkError, explain_os_errors, tell_order
 
 # %% ../nbs/6_trabajos/22_ledger.ipynb #c007
 FILE = "batch.db"
@@ -166,6 +166,6 @@ def read_ledger(
     """Lee el libro de un lote, esté en marcha o no; `UsageError` si en esa carpeta no hay ninguno."""
     path = Path(folder) / FILE
     if not path.is_file():
-        raise UsageError(f"En «{folder}» no hay ningún lote: le falta {FILE}. Los crea «tierra jobs run … --out CARPETA».")
+        raise UsageError(f"En «{folder}» no hay ningún lote: le falta {FILE}. Los crea «{tell_order('tierra jobs run … --out CARPETA')}».")
     with _explained(path), closing(sqlite3.connect(path, timeout=30)) as base:
         return _select(base)

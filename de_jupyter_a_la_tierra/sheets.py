@@ -15,7 +15,7 @@ import pandas as pd
 
 # %% ../nbs/6_trabajos/33_sheets.ipynb #c004
 from .dialects import Dialect, open_bytes
-from .errors import UsageError
+from .errors import UsageError, tell_order
 from .parts import CsvSheet, Part, explain_reading
 from .tables import check_header
 
@@ -57,7 +57,7 @@ def list_files(
         with explain_reading(place):
             found = _expand(place)
         if not found:
-            raise UsageError(f"No existe el fichero «{place}»: revisa la ruta, o trae los datos con «tierra data».")
+            raise UsageError(f"No existe el fichero «{place}»: revisa la ruta, o trae los datos con «{tell_order('tierra data')}».")
         files += [file for file in found if file not in files and (file == place or _name_fully(file) not in ignored)]
     return files
 
