@@ -498,8 +498,6 @@ def usual(tmp_path_factory, request) -> Iterator[tuple[Path, dict]]:
     """Las copias del motor de siempre de los cuadernos que se van a comparar en esta tanda."""
     folder = tmp_path_factory.mktemp("usual")
     wanted = [item.callspec.params["name"] for item in request.session.items if "usual" in getattr(item, "fixturenames", ())]
-    modules = {module for name in SOME for module in find_imports(nbformat.read(NBS / f"{name}.ipynb", 4))}
-    warm_context(sorted(modules)).Process(target=int).start()  # uno para todos
     for futures in run_usual(dict.fromkeys(wanted), folder):
         yield folder, futures
 

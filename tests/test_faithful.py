@@ -115,19 +115,6 @@ def test_a_generator_that_comes_late(batch, tmp_path) -> None:
     assert read_outcomes(copy) == entries[0].returned
 
 
-def test_in_a_cluster(batch, tmp_path) -> None:
-    """Los workers de Dask también bifurcan."""
-    from test_cluster import start_cluster
-
-    from de_jupyter_a_la_tierra.cluster import open_executor
-
-    with start_cluster(tmp_path) as cluster:
-        cluster.add_worker()
-        with open_executor(cluster.address) as executor:
-            entries = batch(IMPORTS, DRAW, count=6, executor=executor)
-    assert len({entry.returned["drawn"] for entry in entries}) == len({entry.returned["plain"] for entry in entries}) == 6
-
-
 def test_the_order_says_the_seed_and_takes_it(tmp_path, monkeypatch) -> None:
     """La terminal dice con qué semilla se repite, también si falla, y no admite cualquiera."""
     monkeypatch.chdir(tmp_path)
