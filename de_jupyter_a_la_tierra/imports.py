@@ -113,6 +113,7 @@ _CHANGE = re.compile(
     r"|\bfrom\s+(sys|site)\s+import\b|addsitedir|\bchdir\b|filterwarnings|simplefilter|catch_warnings|showwarning|formatwarning"
     r"|basicConfig|setLevel|addHandler|addFilter|captureWarnings|dictConfig|fileConfig|setLoggerClass|logging\.disable|setlocale"
     r"|\b(exec|eval|__import__)\s*\(|\bimport_module\b|\brunpy\b|importlib\.reload|\bsubprocess\.\w+\(|\bos\.(system|popen|exec|spawn)\w*\("
+    r"|\brandom\s*\.\s*\w+\(|\b(manual_)?seed\w*\(|\bset_?state\(|\bfrom\s+(numpy\.)?random\s+import\b"
 )
 _HARMLESS = re.compile(r"\b(filterwarnings|simplefilter)\(\s*(action\s*=\s*)?[\"']ignore[\"'][^()]*\)|\bos\.environ\.get\b|%(re)?load_ext\s+autoreload\b")
 _LINE_MAGIC = re.compile(r"^\s*(?:[\w, ]+=\s*)?(%+\w+|!)", re.MULTILINE)

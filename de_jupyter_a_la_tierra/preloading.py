@@ -52,7 +52,7 @@ def import_base() -> None:
     del sys.modules["pyarrow"]
 
 # %% ../nbs/6_trabajos/08_preloading.ipynb #8de19f74
-_TELLERS = {"IPython", "matplotlib", "matplotlib_inline", "pandas"}  # los que preguntan si están en una libreta, y ya se les dice luego
+_TELLERS = {"matplotlib", "matplotlib_inline", "pandas"}  # los que preguntan si están en una libreta, y ya se les dice luego
 
 
 class _Watch:
@@ -73,9 +73,10 @@ class _Watch:
     def notice(self, *_: Any) -> bool:
         """Apunta que alguien ha preguntado si hay una libreta, que todavía no la hay."""
         frame = sys._getframe(1)
-        while frame and frame.f_globals.get("__name__", "").partition(".")[0] == "IPython":
+        asking = lambda: frame.f_globals.get("__name__", "")
+        while frame and (asking() == __name__ or asking().startswith("IPython.")):
             frame = frame.f_back
-        self.asked |= frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] not in _TELLERS
+        self.asked |= frame is not None and asking().partition(".")[0] not in _TELLERS
         return False
 
 # %% ../nbs/6_trabajos/08_preloading.ipynb #20fd6282
@@ -109,7 +110,7 @@ def _try_import(name: str, shadows: set[str]) -> bool | None:
     """Importa un módulo y dice si es de fiar; `None` si no existe."""
     before = _list_packages()
     try:
-        import_module(name)
+        exec(f"import {name}", {"__name__": "__main__"})
     except ModuleNotFoundError as error:
         if name.startswith(_OURS):
             raise
@@ -171,13 +172,16 @@ def _preload(modules: list[str], shadows: list[str]) -> None:
     while wanted:
         wanted = _try_apart(wanted)
 
-
-if ORDER in os.environ:
-    _preload(*json.loads(os.environ.pop(ORDER)))
-
 # %% ../nbs/6_trabajos/08_preloading.ipynb #309392a0
 def drop_shadows() -> None:
     """Olvida lo importado que la libreta tiene con el mismo nombre: que importe lo suyo."""
     dropped = _shadows - _known
     for name in [name for name in sys.modules if name.partition(".")[0] in dropped]:
         del sys.modules[name]
+
+# %% ../nbs/6_trabajos/08_preloading.ipynb #5c21adac
+if ORDER in os.environ:
+    try:
+        _preload(*json.loads(os.environ.pop(ORDER)))
+    except ImportError as error:
+        raise SystemExit(f"El proceso caliente no puede importar lo imprescindible: {error}.") from error

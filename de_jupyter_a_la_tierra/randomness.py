@@ -36,6 +36,7 @@ _GENERATORS: dict[str, tuple[Callable, Callable]] = {  # de cada módulo, cómo 
     "numpy.random": (lambda module, seed: module.seed(seed), lambda module: [str(part) if i != 1 else part.tobytes() for i, part in enumerate(module.get_state())]),
     "torch": (lambda module, seed: module.manual_seed(seed), lambda module: module.get_rng_state().tolist()),
 }
+_DRAWING = ("rich.style",)  # los que al importarse sacan un número de `random`, y que medio mundo importa
 _PLANTED: dict[str, Any] = {}  # cómo quedó cada generador recién sembrado
 
 # %% ../nbs/6_trabajos/11_randomness.ipynb #ac25d273
@@ -47,13 +48,13 @@ def _sow(name: str, seed: int) -> None:
 
 # %% ../nbs/6_trabajos/11_randomness.ipynb #33a18407
 class _Awaiting:
-    """Espera a que se importen unos módulos para sembrar sus generadores nada más importarse."""
+    """Espera a que se importen unos módulos: siembra los generadores de unos y devuelve lo que otros sacaron de `random`."""
 
     def __init__(self, names: list[str], seed: int):
         self.names, self.seed = names, seed
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Dónde está un módulo, según los demás; si es de los que se esperan, con el encargo de sembrarlo."""
+        """Dónde está un módulo, según los demás; si es de los que se esperan, con el encargo."""
         if name not in self.names:
             return None
         found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
@@ -62,12 +63,16 @@ class _Awaiting:
             return None
         execute = spec.loader.exec_module
 
-        def execute_and_sow(module: Any) -> None:
+        def execute_and_settle(module: Any) -> None:
             del spec.loader.exec_module
+            state = random.getstate()
             execute(module)
-            _sow(name, self.seed)
+            if name in _GENERATORS:
+                _sow(name, self.seed)
+            elif state == _PLANTED["random"]:
+                random.setstate(state)
 
-        spec.loader.exec_module = execute_and_sow
+        spec.loader.exec_module = execute_and_settle
         self.names.remove(name)
         return spec
 
@@ -81,8 +86,7 @@ def plant(
     for name in _GENERATORS:
         if name in sys.modules:
             _sow(name, seed)
-    if missing := [name for name in _GENERATORS if name not in sys.modules]:
-        sys.meta_path.insert(0, _Awaiting(missing, seed))
+    sys.meta_path.insert(0, _Awaiting([name for name in (*_GENERATORS, *_DRAWING) if name not in sys.modules], seed))
 
 # %% ../nbs/6_trabajos/11_randomness.ipynb #f3b3cf1b
 def is_untouched() -> bool:

@@ -32,7 +32,7 @@ ADDED: dict[str, str] = {}  # las variables de entorno que pusieron, al importar
 
 # %% ../nbs/6_trabajos/09_warming.ipynb #c008
 _Wanted = tuple[tuple[str, ...], tuple[str, ...]]  # lo que se importa y lo que la libreta tiene con el mismo nombre
-_SERVERS: dict[_Wanted, "_Server"] = {}
+_SERVERS: dict[tuple[_Wanted, str], "_Server"] = {}  # y con qué PYTHONPATH
 _LOCK = threading.RLock()
 _warm = False
 os.register_at_fork(after_in_child=_SERVERS.clear)
@@ -90,9 +90,10 @@ class _Server(forkserver.ForkServer):
 
 def _find_server(wanted: _Wanted) -> _Server:
     """El servidor que tiene importado justo eso, o uno nuevo."""
-    if wanted not in _SERVERS:
-        _SERVERS[wanted] = _Server(wanted)
-    return _SERVERS[wanted]
+    key = (wanted, os.environ.get("PYTHONPATH", ""))
+    if key not in _SERVERS:
+        _SERVERS[key] = _Server(wanted)
+    return _SERVERS[key]
 
 # %% ../nbs/6_trabajos/09_warming.ipynb #c014
 class _WarmPopen(popen_forkserver.Popen):

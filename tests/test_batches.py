@@ -345,7 +345,7 @@ def test_a_loose_job_is_closed_and_its_copy_is_whole(project, monkeypatch):
     """Mientras se escribe la copia sellada vale la que dejó papermill; y, pase lo que pase, la ejecución se cierra."""
     runs, output = MemoryRuns(), project.root / "out.ipynb"
     monkeypatch.setattr("de_jupyter_a_la_tierra.execution.open_runs", lambda project: runs)
-    monkeypatch.setattr(MemoryRuns, "open", lambda self, name, values: self.known.setdefault("loose", {"status": "RUNNING"}) and "loose")
+    monkeypatch.setattr(MemoryRuns, "open", lambda self, name, values, tags: self.known.setdefault("loose", {"status": "RUNNING"}) and "loose")
 
     def leave(payload: dict, echo: object) -> dict:
         output.write_text("la de papermill")

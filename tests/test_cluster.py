@@ -19,11 +19,13 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from de_jupyter_a_la_tierra.batches import run_batch
 from de_jupyter_a_la_tierra.cluster import ClusterLost, open_executor
 from de_jupyter_a_la_tierra.errors import UsageError, WorkError
 from de_jupyter_a_la_tierra.execution import attempt, build_payload
 from de_jupyter_a_la_tierra.ledger import Entry, read_ledger
-from de_jupyter_a_la_tierra.project import find_project
+from de_jupyter_a_la_tierra.planning import identify_jobs
+from de_jupyter_a_la_tierra.project import Project, find_project
 
 DASK = Path(sys.executable).with_name("dask")
 CELL = """import os, time
@@ -327,3 +329,19 @@ def test_with_tls_only_those_with_a_certificate_get_in(tmp_path):
             pass
         with pytest.raises(WorkError, match="no contesta"), open_executor(cluster.address.replace("tls", "tcp"), timeout=2):
             pass
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.long)])
+def test_every_job_has_its_own_luck(cluster, tmp_path, count) -> None:
+    """Los workers también bifurcan, y NumPy copia su azar: cada trabajo saca lo suyo."""
+    cells = ("n: int = 0", "import numpy as np\nfrom de_jupyter_a_la_tierra.outcomes import hand_back\nhand_back(drawn=np.random.rand())")
+    notebook = new_notebook(cells=[new_code_cell(cells[0], metadata={"tags": ["parameters"]}), new_code_cell(cells[1])])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
+    nbformat.write(notebook, tmp_path / "azar.ipynb")
+    cluster.add_worker()
+    project = Project(tmp_path, "luck", tmp_path / "conf", installed=False)
+    asked = identify_jobs(tmp_path / "azar.ipynb", [{"n": n} for n in range(count)], tmp_path)
+    with open_executor(cluster.address) as executor:
+        run_batch(project, tmp_path / "azar.ipynb", asked, tmp_path / "lote", executor)
+    entries = read_ledger(tmp_path / "lote")
+    assert len({entry.returned["drawn"] for entry in entries}) == len({entry.random_seed for entry in entries}) == count

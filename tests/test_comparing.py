@@ -86,7 +86,7 @@ def test_a_row_per_job(tmp_path):
     table = load_batch(write_batch(tmp_path, jobs))
     assert table.columns.tolist() == [
         "position", "status", "seconds", "peak_memory_mb", "seed", "model", "twins.accuracy", "labels",
-        "attempts", "started", "run_id", "notebook", "error",
+        "attempts", "started", "random_seed", "run_id", "notebook", "error",
     ]
     assert table["status"].tolist() == ["done", "failed", "pending"] and table["seed"].tolist() == [1, 2, 3]
     assert table.loc[0, "twins.accuracy"] == 0.8 and table["twins.accuracy"].isna().sum() == 2
