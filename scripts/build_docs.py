@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from itertools import count
@@ -51,6 +50,12 @@ SCRIPT_TEXTS = {
     "No results": "Sin resultados",
     '"Anchor"': '"Enlace a esta sección"',
 }
+_EXPORTED = {"export", "exports", "exporti"}
+# Lo que Quarto pone en toda página que enseñe una tabla de pandas, por si fuese un control de Jupyter: no hay ninguno.
+_WIDGET_SCRIPTS = re.compile(
+    r'''[ \t]*<script[^>]*\bsrc="https?://[^"]*/(?:require\.js|jquery)/[^"]*"[^>]*>\s*</script>\n?'''
+    r"""|[ \t]*<script[^>]*>\s*define\('jquery',[^<]*</script>\n?"""
+)
 
 
 class DocsError(Exception):
@@ -76,16 +81,19 @@ def _our_nbdev() -> Iterator[list[str]]:
     config.d["renderer"] = "showdoc.SpanishRenderer"
     package = config.lib_path.name
     index = EntryPoint(name=package, value=f"{package}._modidx:d", group="nbdev")
-    process, remove, current = serve_drv.main, processors.rm_export, []
+    process, remove, runs, current = serve_drv.main, processors.rm_export, processors._do_eval, []
 
     def announced(task: tuple) -> None:
         current[:] = [str(task[0])]
         say(f"  · {task[0]}")
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with contextlib.redirect_stdout(io.StringIO()):
             process(task)
-        if any("imports and other code" in str(warning.message) for warning in caught):
-            say("    aviso: una celda mezcla import con otro código, y para hacer el sitio se ejecuta entera")
+
+    def do_eval(cell: dict) -> bool:
+        """Ejecuta lo que se exporta y las fichas. nbdev, además, toda celda en que haya un import: la salida que se
+        guardó con el cuaderno cambiaría por la de hoy, aquí y sin lo que hay delante."""
+        ours = cell.directives_.keys() & _EXPORTED or "show_doc(" in (cell.source or "")
+        return bool(ours and runs(cell))
 
     def rm_export(cell: dict) -> None:
         if not show_helpers(cell):
@@ -94,6 +102,7 @@ def _our_nbdev() -> Iterator[list[str]]:
     with (
         patch.object(serve_drv, "main", announced),
         patch.object(processors, "rm_export", rm_export),
+        patch.object(processors, "_do_eval", do_eval),
         patch.object(showdoc, "get_config", lambda: config),
         patch.object(doclinks, "entry_points", lambda group: [index]),
     ):
@@ -141,6 +150,16 @@ def render_with_quarto(
         raise DocsError(f"Quarto terminó con el código {done.returncode}: lo que dijo está justo encima")
     if not out.is_dir():
         raise DocsError(f"Quarto no dejó el sitio en {out.relative_to(ROOT)}")
+    drop_widget_scripts(out)
+
+
+def drop_widget_scripts(
+    out: Path,  # el sitio
+) -> None:
+    """Quita de las páginas las bibliotecas que Quarto pide a otra máquina para unos controles que no hay."""
+    for page in out.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(_WIDGET_SCRIPTS.sub("", text), encoding="utf-8")
 
 
 def render_with_smalldocs(

@@ -1,4 +1,4 @@
-"""Repasa un sitio ya construido: enlaces y anclas, idioma, textos sin traducir y nada que se pida a otra máquina."""
+"""Repasa un sitio ya construido: enlaces, idioma, figuras con su texto, nada que se pida fuera ni cuente cómo es esta máquina."""
 
 import re
 from collections.abc import Iterator
@@ -12,6 +12,10 @@ from urllib.parse import unquote, urlsplit
 _FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src"}
 _FETCHED_RELS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "manifest"}
 _REMOTE_CSS = re.compile(r"""(?:url\(\s*["']?|@import\s+["'])\s*((?:https?:)?//[^"')]+)""")
+# Lo que solo puede venir de una celda que se ejecutó aquí: carpetas de alguien, de paso o con las bibliotecas.
+_ROOT = Path(__file__).resolve().parent.parent
+_HERE = re.compile(rf"{re.escape(str(_ROOT))}\b|(?<![\w.:/-])/(?:home|Users|root|tmp|private|var/folders)/[\w.-]+|[\w.-]+/site-packages/|\b[A-Z]:\\Users\\")
+_TRACEBACK = "Traceback (most recent call last)"
 # Textos de la interfaz de Quarto y de smalldocs: si aparece uno, falta traducirlo.
 _ENGLISH = (
     "Search", "On this page", "Report an issue", "View source", "Edit this page", "Copy to Clipboard", "Copied!",
@@ -20,9 +24,13 @@ _ENGLISH = (
 )  # fmt: skip
 
 
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:40]}…{text[-10:]}"
+
+
 @dataclass
 class Page(HTMLParser):
-    """Una página leída: sus anclas, sus enlaces, lo que pide al cargarse y sus textos cortos."""
+    """Una página leída: sus anclas, sus enlaces, lo que pide al cargarse, sus textos y qué salidas enseña."""
 
     path: str  # ruta dentro del sitio, con «/»
     html: str  # su contenido
@@ -32,8 +40,9 @@ class Page(HTMLParser):
     fetched: list[str] = field(default_factory=list)  # direcciones que el navegador pide al abrirla
     texts: list[str] = field(default_factory=list)  # cada trozo de texto y los rótulos de sus atributos
     titles: list[str] = field(default_factory=list)  # el texto de `<title>`
-    untold: list[str] = field(default_factory=list)  # imágenes sin texto alternativo
-    failed: bool = False  # si enseña una celda que acabó en error
+    untold: list[str] = field(default_factory=list)  # figuras sin texto alternativo
+    shown: set[str] = field(default_factory=set)  # las clases de sus etiquetas: qué salidas enseña
+    words: list[str] = field(default_factory=list)  # todo lo que se lee en ella, a trozos
 
     def __post_init__(self):
         super().__init__(convert_charrefs=True)
@@ -52,9 +61,11 @@ class Page(HTMLParser):
             self.fetched.append(at.get("href", ""))
         if at.get(_FETCHED.get(tag, "")):
             self.fetched.append(at[_FETCHED[tag]])
-        if tag == "img" and not at.get("src", "").startswith("data:") and not at.get("alt"):
-            self.untold.append(at.get("src", ""))
-        self.failed = self.failed or "cell-output-error" in at.get("class", "").split()
+        # Un svg de la interfaz puede ser adorno; el que dice ser una imagen tiene que decir cuál.
+        figure = tag == "img" or (tag == "svg" and at.get("role") == "img")
+        if figure and not (at.get("alt", "") + at.get("aria-label", "")).strip():
+            self.untold.append(_shorten(at.get("src", "un svg")))
+        self.shown.update(at.get("class", "").split())
         self.texts += [at[k] for k in ("title", "placeholder", "aria-label") if at.get(k)]
         self.fetched += _REMOTE_CSS.findall(at.get("style", ""))
 
@@ -66,6 +77,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         """Guarda el texto; de una hoja de estilo, lo que pide."""
         where = self._open[-1] if self._open else ""
+        self.words.append(data if where not in ("style", "script") else "")
         if where == "style":
             self.fetched += _REMOTE_CSS.findall(data)
         elif where == "title":
@@ -119,18 +131,30 @@ def _remote_resources(site: Path, pages: dict[str, Page]) -> Iterator[str]:
             yield f"{css.relative_to(site)}: pide algo a otra máquina: {address}"
 
 
+def _leaks(page: Page) -> Iterator[str]:
+    """Lo que el sitio cuenta de cómo se hizo, y no de lo que enseña."""
+    text = "".join(page.words)
+    if "cell-output-error" in page.shown:
+        yield "enseña una celda que acabó en error; ejecuta el cuaderno de nuevo"
+    if _TRACEBACK in text:
+        yield "enseña un traceback"
+    if "cell-output-stderr" in page.shown:
+        yield "enseña lo que una celda escribió en stderr; que lo escriba en stdout, o que no lo escriba"
+    yield from (f"enseña una ruta de esta máquina: {found}" for found in dict.fromkeys(_HERE.findall(text)))
+
+
 def check_site(
     site: Path,  # carpeta del sitio ya construido
 ) -> list[str]:  # una línea por cada problema; vacía si no hay ninguno
-    """Busca lo que un lector notaría: enlaces y anclas rotos, textos en inglés, imágenes mudas y peticiones fuera."""
+    """Busca lo que un lector notaría: enlaces rotos, textos en inglés, figuras mudas, peticiones fuera y trazas de quien lo hizo."""
     pages = read_pages(site)
     problems = [] if pages else [f"{site} no tiene ninguna página"]
     problems += _broken_links(site, pages)
     problems += _remote_resources(site, pages)
     for page in pages.values():
         problems += [f"{page.path}: el idioma es «{page.lang}» y no «es»"] if page.lang != "es" else []
-        problems += [f"{page.path}: enseña una celda que acabó en error; ejecuta el cuaderno de nuevo"] if page.failed else []
+        problems += [f"{page.path}: {leak}" for leak in _leaks(page)]
         problems += [f"{page.path}: no tiene título"] if not any(page.titles) else []
-        problems += [f"{page.path}: imagen sin texto alternativo: {src}" for src in page.untold]
+        problems += [f"{page.path}: figura sin texto alternativo: {src}; en un cuaderno se le pone con «#| fig-alt: …»" for src in page.untold]
         problems += [f"{page.path}: texto sin traducir: «{text}»" for text in _ENGLISH if text in page.texts]
     return problems

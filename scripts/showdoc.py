@@ -177,12 +177,22 @@ def _is_command(symbol: object) -> bool:
     return hasattr(symbol, "get_help") and hasattr(symbol, "callback")
 
 
-def _help(command: object) -> str:
+def _path(command: object) -> list[str]:
+    """Lo que hay que escribir detrás de «tierra» para llegar a una orden: su nombre y, delante, el de su grupo."""
+    if command.name == _PROGRAM:
+        return []
+    known = getattr(command.callback, "__globals__", {}).values()
+    groups = [group for group in known if command in getattr(group, "commands", {}).values()]
+    return [*(_path(groups[0]) if groups else []), command.name]
+
+
+def _help(path: list[str]) -> str:
     """La ayuda de una orden, tal como sale en la terminal: se le pide a la orden misma."""
     package = get_config().lib_path.name
-    path = [] if hasattr(command, "commands") else [command.name]
     call = [sys.executable, "-c", f"from {package}.cli import main; main()", *path, "--help"]
-    done = subprocess.run(call, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": str(_WIDTH)})
+    done = subprocess.run(call, capture_output=True, text=True, env={**os.environ, "COLUMNS": str(_WIDTH)})
+    if done.returncode:
+        raise ChildProcessError(f"«{' '.join([_PROGRAM, *path])} --help» terminó con el código {done.returncode}: {done.stderr.strip()}")
     return f"```text\n{done.stdout.strip()}\n```"
 
 
@@ -206,7 +216,8 @@ def _card(symbol: object, name: str, level: int) -> str:
     address = NbdevLookup().code(name)
     link = f"[código]({address}){{.source-link}}" if address else ""
     if _is_command(symbol):
-        title, body = f"{_PROGRAM} {name} {{#{name}}}" if name != _PROGRAM else name, [_help(symbol)]
+        path = _path(symbol)
+        title, body = f"{' '.join([_PROGRAM, *path])} {{#{name}}}", [_help(path)]
     else:
         title, body = name, _explain(symbol)
     return "\n\n".join(part for part in [f"{'#' * level} {title}", link, *body] if part)
@@ -253,13 +264,14 @@ class SpanishRenderer:
         title_level: int = 3,  # nivel del encabezado
     ):
         named = sym.callback if _is_command(sym) else sym
-        self.symbol, self.level = sym, title_level
         self.name = name or getattr(named, "__qualname__", None) or str(sym)
+        # Aquí y no en `_repr_markdown_`: lo que ahí falla, IPython lo escribe en la página y sigue.
+        cards = [_card(sym, self.name, title_level)]
+        cards += [_card(member, name, title_level + 1) for name, member in _public_members(sym)]
+        self.text = "\n\n".join(cards)
 
     def _repr_markdown_(self) -> str:
-        cards = [_card(self.symbol, self.name, self.level)]
-        cards += [_card(member, name, self.level + 1) for name, member in _public_members(self.symbol)]
-        return "\n\n".join(cards)
+        return self.text
 
     def __repr__(self) -> str:
         return self.name

@@ -43,6 +43,11 @@ def write_notebook(path: Path, *cells: str) -> None:
     path.write_text(json.dumps({"cells": body, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
 
 
+def page_text(page: str) -> str:
+    """Lo que se lee en una página, con las palabras separadas por un solo espacio."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
 def write_command(path: Path, script: str) -> None:
     """Escribe una orden de mentira."""
     path.write_text(f"#!{sys.executable}\n{script}\n", encoding="utf-8")
@@ -149,11 +154,47 @@ def test_a_function_has_its_card(site):
         assert text in card
 
 
+def test_a_command_of_a_group_has_its_card(site):
+    """Con la ayuda de la orden entera: «tierra jobs run» y no «tierra run»."""
+    text = page_text((site / "6_trabajos/cli_jobs.html").read_text())
+    for usage in ("tierra jobs [OPCIONES] ORDEN", "tierra jobs list [OPCIONES]", "tierra jobs run [OPCIONES]", "tierra jobs report [OPCIONES]"):
+        assert usage in text
+    assert "tierra models promote [OPCIONES]" in page_text((site / "5_mlflow/cli_models.html").read_text())
+
+
 def test_the_picture_of_the_journey_is_there(site):
     assert 'src="images/viaje.svg"' in (site / "index.html").read_text()
     drawing = ElementTree.parse(site / "images/viaje.svg").getroot()
     words = " ".join(drawing.itertext())
     assert all(stage in words for stage in ("Libreta", "Kedro", "API", "Pruebas", "MLflow", "Trabajos", "Aterrizar"))
+
+
+# ---- Lo que está en los cuadernos
+
+
+def read_cells(notebook: Path) -> list[dict]:
+    """Las celdas de un cuaderno, con su código en un solo texto."""
+    cells = json.loads((ROOT / "nbs" / notebook).read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in cells]
+
+
+def has_figure(cell: dict) -> bool:
+    """¿Guarda una figura?"""
+    return any(kind.startswith("image/") for output in cell.get("outputs", []) for kind in output.get("data", {}))
+
+
+def test_no_figure_is_hidden_and_each_has_its_text():
+    """En la primera línea y entre comillas; sin apóstrofos, que Quarto no los protege. Así llega a los dos constructores."""
+    figures = [(str(path), cell["source"]) for path in NOTEBOOKS for cell in read_cells(path) if has_figure(cell)]
+    assert len(figures) > 30
+    assert [f"{path}: {source[:60]}" for path, source in figures if not re.match(r'#\| fig-alt: "[^"\']{40,}"\n(?!#\|)', source)] == []
+
+
+def test_each_chapter_leads_to_the_next():
+    chapters = [path for path in NOTEBOOKS if path.name.startswith("00_")]
+    prose = ["".join(cell["source"] for cell in read_cells(path)) for path in chapters]
+    assert len(chapters) == 7
+    assert [path for path, text in zip(chapters[1:], prose, strict=False) if f"](../{path.as_posix()})" not in text] == []
 
 
 # ---- La configuración que comparten Quarto y smalldocs
@@ -236,7 +277,7 @@ def test_the_same_notebooks_give_the_same_site(small, commands, small_site):
 
 def test_a_class_has_a_card_with_its_fields_and_methods(small_site):
     page = small_site["2_kedro/kedro.html"].decode()
-    text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+    text = page_text(page)
     for words in ("grams float cuánto cabe", 'name str "hondo" cómo se llama', "Devuelve float gramos que entran"):
         assert words in text
     assert 'id="bowl.fill"' in page
@@ -271,6 +312,30 @@ def test_a_notebook_that_fails_is_named(small, commands):
     assert "Traceback" not in done.stderr
 
 
+def test_a_cell_shows_what_was_stored_with_it(small, commands):
+    """Aunque importe algo: no se ejecuta otra vez. Y su figura lleva el texto que tiene al lado."""
+    path = small / "nbs/2_kedro/00_kedro.ipynb"
+    cells = ("import os\nprint(os.getpid())", '#| fig-alt: "Una raya: sube, y baja"\ndraw()')
+    write_notebook(path, "# Capítulo\n> Algo.", "#| default_exp bowl", CODE.replace("@", "from dataclasses import dataclass\n@", 1), *cells)
+    notebook = json.loads(path.read_text())
+    notebook["cells"][-2]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["la de entonces\n"]}]
+    notebook["cells"][-1]["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": {"image/png": "iVBORw0KGgo="}}]
+    path.write_text(json.dumps(notebook))
+    done = build(small, commands)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = read_site(small)["2_kedro/kedro.html"].decode()
+    assert "la de entonces" in page and 'alt="Una raya: sube, y baja"' in page
+
+
+def test_a_command_that_does_not_answer_is_named(small, commands):
+    write_notebook(small / "nbs/2_kedro/00_kedro.ipynb", "# Capítulo\n> Algo.", "#| default_exp bowl",
+                   "#| export\nimport click", "#| export\n@click.command()\ndef purr() -> None:\n    pass")  # fmt: skip
+    done = build(small, commands)
+    assert done.returncode == 1
+    assert "nbdev no pudo preparar nbs/2_kedro/00_kedro.ipynb" in done.stderr and "«tierra purr --help» terminó con el código 2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("sidebar", "message"),
     [
@@ -300,6 +365,26 @@ def test_with_quarto_on_the_path_quarto_is_used(small, commands):
     assert list(read_site(small)) == ["index.html"]
 
 
+# Lo que escribe Quarto en una página con una tabla de pandas (src/core/jupyter/widgets.ts).
+WIDGETS = """<script src="https://cdnjs.cloudflare.com/ajax/libs/require.js/2.3.6/require.min.js" integrity="sha512-c3N" crossorigin="anonymous"></script>
+<script src="https://cdnjs.cloudflare.com/ajax/libs/jquery/3.5.1/jquery.min.js" integrity="sha512-bLT" crossorigin="anonymous" data-relocate-top="true"></script>
+<script type="application/javascript">define('jquery', [],function() {return window.jQuery;})</script>"""
+
+
+def test_pages_made_with_quarto_ask_nothing_from_outside(small, commands):
+    """Quarto pide dos bibliotecas a otra máquina por si la tabla fuese un control; lo que no sea eso, se queda."""
+    page = f'<html lang="es"><head><script src="site_libs/a.js"></script>\n{WIDGETS}\n<title>Hola</title></head><body><p>jquery</p></body></html>'
+    write_command(
+        commands / "quarto",
+        f"import pathlib\npathlib.Path('_docs/site_libs').mkdir(parents=True)\npathlib.Path('_docs/index.html').write_text({page!r})\n"
+        "pathlib.Path('_docs/site_libs/a.js').write_text('')",
+    )
+    done = build(small, commands)
+    assert done.returncode == 0, done.stderr
+    made = read_site(small)["index.html"].decode()
+    assert re.findall("<script[^>]*>", made) == ['<script src="site_libs/a.js">'] and "define" not in made and "<p>jquery</p>" in made
+
+
 def test_when_quarto_fails_it_is_told(small, commands):
     write_command(commands / "quarto", "raise SystemExit(7)")
     done = build(small, commands)
@@ -320,7 +405,9 @@ SOUND = '<html lang="es"><head><title>Hola</title></head><body><p id="aquí">Hol
         (SOUND.format('<a href="#allí">x</a>'), "el ancla no existe: #allí"),
         (SOUND.format('<a href="index.html#all%C3%AD">x</a>'), "el ancla no existe: index.html#all%C3%AD"),
         (SOUND.format('<img src="foto.png" alt="foto">'), "enlace roto: foto.png"),
-        (SOUND.format('<img src="data:image/svg+xml,x"><img src="index.html">'), "imagen sin texto alternativo: index.html"),
+        (SOUND.format('<img src="foto.png"><p>x</p>'), "figura sin texto alternativo: foto.png"),
+        (SOUND.format('<img src="data:image/png;base64,iVBO" alt=" ">'), "figura sin texto alternativo: data:image/png;base64,iVBO"),
+        (SOUND.format('<svg role="img"></svg>'), "figura sin texto alternativo: un svg"),
         (SOUND.format('<script src="https://cdn.example/a.js"></script>'), "a otra máquina al abrirse: https://cdn.example/a.js"),
         (SOUND.format('<link rel="stylesheet" href="//fonts.example/css">'), "a otra máquina al abrirse: //fonts.example/css"),
         (SOUND.format('<style>@import "https://fonts.example/a";</style>'), "a otra máquina al abrirse: https://fonts.example/a"),
@@ -328,6 +415,12 @@ SOUND = '<html lang="es"><head><title>Hola</title></head><body><p id="aquí">Hol
         (SOUND.format('<input placeholder="Search">'), "texto sin traducir: «Search»"),
         (SOUND.format("<a>Report an issue</a>"), "texto sin traducir: «Report an issue»"),
         (SOUND.format('<div class="cell-output cell-output-error">x</div>'), "celda que acabó en error"),
+        (SOUND.format('<div class="cell-output cell-output-stderr">x</div>'), "escribió en stderr"),
+        (SOUND.format("<pre><b>KeyError</b>   Traceback (most recent <i>call last)</i></pre>"), "enseña un traceback"),
+        (SOUND.format("<pre>File /home/ana/gatos/a.py:40</pre>"), "una ruta de esta máquina: /home/ana"),
+        (SOUND.format("<pre>File <b>/tmp</b>/x1/a.py</pre>"), "una ruta de esta máquina: /tmp/x1"),
+        (SOUND.format("<code>.venv/lib/python3.11/site-packages/click</code>"), "una ruta de esta máquina: python3.11/site-packages/"),
+        (SOUND.format(rf"<code>{ROOT}/nbs</code>"), f"una ruta de esta máquina: {ROOT}"),
         (SOUND.format("").replace('lang="es"', 'lang="en"'), "el idioma es «en» y no «es»"),
         (SOUND.format("").replace("Hola</title>", "</title>"), "no tiene título"),
     ],
@@ -345,7 +438,9 @@ def test_the_check_finds_what_a_stylesheet_asks_for(tmp_path):
 
 def test_the_check_lets_a_sound_site_pass(tmp_path):
     links = '<a href="#aquí">a</a> <a href="index.html#aqu%C3%AD">b</a> <a href="https://example.org">c</a> <a href=".">d</a>'
-    (tmp_path / "index.html").write_text(SOUND.format(links), encoding="utf-8")
+    figures = '<img src="data:image/png;base64,iVBO" alt="Dos barras"> <svg role="img" aria-label="Una raya"></svg> <svg class="icon"></svg>'
+    code = '<pre>assert "Traceback" not in done.stderr; flock /srv/gatos/.noche; curl example.org/home/x</pre>'
+    (tmp_path / "index.html").write_text(SOUND.format(links + figures + code), encoding="utf-8")
     assert check_site(tmp_path) == []
 
 
