@@ -19,6 +19,14 @@ from typing import Any, Literal, Self
 from . import __version__
 from .dictionary import Column, Dictionary
 from .inference import to_source
+from de_jupyter_a_la_tierra.quoting import (
+    quote_conf,
+    quote_line,
+    quote_markdown,
+    quote_python,
+    quote_recipe,
+    quote_toml,
+)
 
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c007
 EXTRAS = ("libreta", "kedro", "api", "pruebas", "mlflow", "trabajos")  # el de cada etapa, de la 1 a la 6
@@ -89,16 +97,6 @@ def read_tools() -> dict[str, Any]:  # «docs», la dirección del libro, y «te
     pins = [requirement for requirement, _, _ in pins if re.match(r"[\w-]+", requirement)[0] in _TEST_TOOLS]
     return {"docs": urls["Documentación"], "test_tools": pins}
 
-# %% ../nbs/7_aterrizar/02_rendering.ipynb #c015
-def _literal(value: Any) -> str:
-    """Un valor tal como se escribe en Python y en YAML."""
-    return json.dumps(value, ensure_ascii=False)
-
-# %% ../nbs/7_aterrizar/02_rendering.ipynb #c016
-def _recipe(value: Any) -> str:
-    """Un valor en JSON en el que ni make ni la terminal ven nada que interpretar."""
-    return re.sub("['$#]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
-
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c017
 def open_templates() -> Any:  # `jinja2.Environment`
     """Prepara Jinja para leer las plantillas del paquete."""
@@ -111,7 +109,9 @@ def open_templates() -> Any:  # `jinja2.Environment`
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"literal": _literal, "recipe": _recipe, "source": to_source}
+    quotes = (quote_conf, quote_line, quote_markdown, quote_python, quote_recipe, quote_toml)
+    environment.filters |= {quote.__name__.removeprefix("quote_"): quote for quote in quotes}
+    environment.filters["source"] = to_source
     environment.globals |= read_tools()
     return environment
 

@@ -15,6 +15,7 @@ import pandas as pd
 # %% ../../nbs/2_kedro/11_model.ipynb #c004
 from ..errors import UsageError, WorkError
 from ..evaluation import cross_validate, score_predictions
+from ..spanish import format_number, format_percent
 
 # %% ../../nbs/2_kedro/11_model.ipynb #c010
 def _recipes() -> dict[str, list[Any]]:
@@ -146,8 +147,8 @@ def plot_confusion_matrix(
     axes.set(xlabel="patas predichas", ylabel="patas verdaderas")
     axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
-    scores = f"acierto {metrics['accuracy']:.1%}, línea base {metrics['baseline_accuracy']:.1%}".replace(".", ",")
-    axes.set_title(f"{title}\n{scores} · {metrics['n_rows']} filas · {ORIGINS[origin]}", fontsize=10)
+    scores = f"acierto {format_percent(metrics['accuracy'])}, línea base {format_percent(metrics['baseline_accuracy'])}"
+    axes.set_title(f"{title}\n{scores} · {format_number(metrics['n_rows'])} filas · {ORIGINS[origin]}", fontsize=10)
     return figure
 
 # %% ../../nbs/2_kedro/11_model.ipynb #c037
@@ -165,7 +166,7 @@ def plot_validation(
         places, means, stds = zip(*((i + shift, score["mean"], score["std"]) for i, score in enumerate(scores)))
         axes.barh(places, means, 0.38, xerr=stds, label=label, color=color)
         for place, mean in zip(places, means):
-            axes.text(0.02, place, f"{mean:.1%}".replace(".", ","), va="center", color=ink)
+            axes.text(0.02, place, format_percent(mean), va="center", color=ink)
     base = next(iter(validations.values()))["together"]["baseline_accuracy"]["mean"]
     axes.axvline(base, color="black", linestyle="--", label="línea base")
     axes.set(xlim=(0, 1), xlabel="acierto medio, y su desviación entre pliegues")
