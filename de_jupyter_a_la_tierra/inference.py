@@ -8,7 +8,6 @@ __all__ = ['MAX_CLASSES', 'RESERVED', 'infer_task', 'find_spellings', 'find_copi
 
 # %% ../nbs/7_aterrizar/06_inference.ipynb #c003
 import difflib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -20,6 +19,7 @@ from .dialects import read_mark
 from .dictionary import Column, Dictionary
 from .errors import UsageError
 from .profiling import BAD_SHARE, explain_text, infer_column
+from .quoting import quote_line, quote_python
 from de_jupyter_a_la_tierra.reading import (
     INFINITE,
     find_footer,
@@ -30,6 +30,7 @@ from de_jupyter_a_la_tierra.reading import (
     read_rows,
     split_sign,
 )
+from .spanish import format_number
 from .tables import EXTRA
 
 # %% ../nbs/7_aterrizar/06_inference.ipynb #c008
@@ -149,7 +150,7 @@ def _check_names(table: pd.DataFrame, target: str) -> list[str]:
         hint = f"¿Querías decir «{close[0]}»? " if close else ""
         raise UsageError(f"No existe la columna «{target}», la que se quiere predecir. {hint}Las que hay: {', '.join(names)}.")
     if odd := [name for name in names if re.search(r'["\\\x00-\x1f]', name)]:
-        raise UsageError(f"El nombre de la columna «{odd[0]}» lleva comillas, una barra inversa o un salto: cámbialo en la hoja.")
+        raise UsageError(f"El nombre de la columna «{quote_line(odd[0])}» lleva comillas, una barra inversa o un salto: cámbialo en la hoja.")
     if taken := [name for name in names if name in RESERVED]:
         raise UsageError(f"El proyecto escribe una columna llamada «{taken[0]}»: cámbiale el nombre a la tuya en la hoja.")
     return names
@@ -209,7 +210,7 @@ def _infer(
 def _write_notes(target: pd.Series, task: str) -> Iterator[str]:
     """Lo que conviene saber del objetivo."""
     if task == "regression":
-        low, high = (f"{value:g}".replace(".", ",") for value in (target.min(), target.max()))
+        low, high = (format_number(value) for value in (target.min(), target.max()))
         yield f"«{target.name}» se calcula como un número; en la hoja va de {low} a {high}."
         n_values = target.nunique()
         if (target % 1 == 0).all() and n_values <= min(_MAX_TEXTS, len(target) / 2):
@@ -266,23 +267,19 @@ def to_source(
     name: str = "DICTIONARY",  # cómo se llamará en el código
 ) -> str:  # Python; necesita `Column` y `Dictionary`
     """Escribe un diccionario como código de Python."""
-    lines = [f"{name} = Dictionary(", f"    name={_quote(dictionary.name)},", "    columns=("]
+    lines = [f"{name} = Dictionary(", f"    name={quote_python(dictionary.name)},", "    columns=("]
     for column in dictionary.columns:
         changed = [field for field in fields(column) if getattr(column, field.name) != field.default]
-        values = (f"{field.name}={_quote(getattr(column, field.name))}" for field in changed)
+        values = (f"{field.name}={_quote_field(getattr(column, field.name))}" for field in changed)
         lines.append(f"        Column({', '.join(values)}),")
-    lines += ["    ),", f"    target={_quote(dictionary.target)},", "    features=("]
-    lines += [f"        {_quote(feature)}," for feature in dictionary.features]
+    lines += ["    ),", f"    target={quote_python(dictionary.target)},", "    features=("]
+    lines += [f"        {quote_python(feature)}," for feature in dictionary.features]
     return "\n".join([*lines, "    ),", ")"])
 
 # %% ../nbs/7_aterrizar/06_inference.ipynb #c032
-def _quote(value: str | float | bool | tuple[str, ...]) -> str:
-    """Un valor como se escribe en Python, con comillas dobles y sin decimales que sobren."""
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_quote, value))}{',' * (len(value) == 1)})"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value) if isinstance(value, bool) else f"{value:.15g}"
+def _quote_field(value: str | float | bool | tuple[str, ...]) -> str:
+    """El valor de un campo de una columna, como se escribe en Python; una tupla sigue siendo una tupla."""
+    return f"({', '.join(map(quote_python, value))},)" if isinstance(value, tuple) else quote_python(value)
 
 # %% ../nbs/7_aterrizar/06_inference.ipynb #c036
 def typical_row(

@@ -10,6 +10,7 @@ from typing import Any
 
 # %% ../../nbs/2_kedro/13_reporting.ipynb #c004i
 from ..card import describe_engine
+from ..quoting import quote_markdown
 from ..reading import describe_bad_rows
 from ..spanish import format_number, format_percent
 
@@ -68,8 +69,8 @@ def write_report(
     exams = [_exam_row(name, metrics[exam]) for exam, name in EXAMS.items()]
     parts = [
         "# Informe del modelo",
-        f"{describe_data(provenance, counts)} Fichero `{provenance.get('file')}`, sha256 `{provenance.get('sha256')}`.",
-        f"Modelo: {options}. Columnas: {', '.join(f'`{name}`' for name in features)}.",
+        f"{quote_markdown(describe_data(provenance, counts))} Fichero {quote_markdown(provenance.get('file'))}, sha256 `{provenance.get('sha256')}`.",
+        f"Modelo: {quote_markdown(options)}. Columnas: {', '.join(map(quote_markdown, features))}.",
         "## Cuánto acierta",
         _markdown_table(["examen", "comidas", "acierto", "línea base", "a una pata", "F1 macro"], exams),
         "«Línea base» es responder siempre la nota más común; «a una pata», fallar como mucho por una. "
@@ -77,7 +78,7 @@ def write_report(
     ]
     for exam, name in EXAMS.items():
         rows = [
-            [f"{row['class']}", *(format_number(row[key], 2) for key in ("precision", "recall", "f1")), format_number(row["support"])]
+            [quote_markdown(row["class"]), *(format_number(row[key], 2) for key in ("precision", "recall", "f1")), format_number(row["support"])]
             for row in metrics[exam]["per_class"]
         ]
         parts += [f"## Clase a clase, {name}", _markdown_table(["patas", "precisión", "exhaustividad", "F1", "comidas"], rows)]
