@@ -4,6 +4,7 @@ Es lo que haría `nbdev_install_hooks`, pero solo en este proyecto: `make hooks`
 ~/.jupyter no se toca nada.
 """
 import sys
+import warnings
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -21,4 +22,6 @@ def clean_before_saving(model, path, contents_manager, **_):
     clean_notebook(model["content"])
 
 
+# Jupyter lee su configuración más de una vez, y avisaría de que este gancho sustituye a este gancho.
+warnings.filterwarnings("ignore", r".*pre_save_hook \(clean_before_saving\) with a new one \(clean_before_saving\)")
 c.ContentsManager.pre_save_hook = clean_before_saving  # noqa: F821 (`c` lo pone Jupyter)
