@@ -89,9 +89,9 @@ def suggest_limits(
 
 # %% ../nbs/7_aterrizar/05_profiling.ipynb #c016
 def _needs_mark(cells: pd.Series, mark: str) -> bool:
-    """Si una columna tiene números que con el otro signo decimal serían otros, y conviene apuntar cuál es."""
-    marks = {found[0] for cell in cells.unique() if (found := read_mark(cell))}
-    return "," in marks or mark == "," and "." in marks
+    """Si una columna tiene números que con el otro signo decimal serían otros, y hay que apuntar cuál es."""
+    doubts = {found[0] for cell in cells.unique() if (found := read_mark(cell)) and not found[1]}
+    return "," in doubts or mark == "," and "." in doubts
 
 
 def infer_column(

@@ -21,7 +21,7 @@ from .dialects import Dialect
 from .errors import UsageError, WorkError
 from .outputs import encode_rows
 from .parts import CsvSheet, Part
-from .reading import find_footer
+from .reading import BESIDE, find_footer
 from .scoring import Scorer
 from .sheets import ParquetSheet, open_sheet
 from .tables import EXTRA
@@ -77,7 +77,9 @@ def score_part(
 ) -> Scored:
     """Puntúa una parte y la deja lista para la salida; `WorkError` si el pipeline pierde o añade filas."""
     kept = [*columns, EXTRA] if EXTRA in table else columns
-    results = scorer.score(table[kept] if list(table) != kept else table)
+    sheet = table[kept] if list(table) != kept else table
+    sheet.attrs = {**table.attrs, BESIDE: True}
+    results = scorer.score(sheet)
     scored = results[scorer.recipe.scored]
     if not scored.index.equals(table.index):
         raise WorkError(

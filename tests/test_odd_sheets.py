@@ -373,6 +373,14 @@ def test_a_score_that_was_there_is_kept(folder: Path) -> None:
         predict(folder, [lines[0] + ",tierra_score", *(line + ",1" for line in lines[1:])])
 
 
+def test_the_pipeline_on_its_own_covers_nothing_either(folder: Path) -> None:
+    """`kedro run --pipeline prediction` no sabe poner nada al lado: se niega."""
+    path = write(folder, SHEETS["ya puntuada"][0])
+    with pytest.raises(UsageError, match="«score», y no se tapa"):
+        Session(find_project(folder), {"input": str(path), "output": str(folder / "no.csv")}).run("prediction")
+    assert not (folder / "no.csv").exists()
+
+
 def test_infinities_and_totals_are_named_in_the_summary(folder: Path) -> None:
     assert "(2 con un valor infinito)" in predict(folder, SHEETS["infinitos"][0])[1]
     assert f"total o una fuente (líneas {N + 2})" in predict(folder, SHEETS["total"][0])[1]

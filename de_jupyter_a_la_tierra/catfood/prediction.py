@@ -11,7 +11,7 @@ import pandas as pd
 # %% ../../nbs/2_kedro/18_prediction.ipynb #c004
 from ..artifact import Model
 from .cleaning import clean_features
-from ..reading import describe_bad_rows
+from ..reading import check_free, describe_bad_rows
 
 # %% ../../nbs/2_kedro/18_prediction.ipynb #c008
 def read_features(
@@ -27,7 +27,8 @@ def score_foods(
     features: pd.DataFrame,  # (m, f) sus filas legibles; el índice dice cuáles son
     model: Model,  # abierto por `load_model`
 ) -> pd.DataFrame:  # (n, k + 2) la hoja, con `score` y `probability`; vacíos donde no se pudo leer
-    """Añade a cada comida su nota y la probabilidad que el modelo le da."""
+    """Añade a cada comida su nota y la probabilidad que el modelo le da; `UsageError` si taparía otra columna."""
+    check_free(raw)
     scores, probabilities = (
         pd.Series(values, index=features.index) for values in model.predict_with_probability(features)
     )
