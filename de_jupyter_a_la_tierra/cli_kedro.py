@@ -147,7 +147,7 @@ def _open_cluster(scheduler: str | None, tls: dict[str, Path | None]) -> Any:
     return open_executor(scheduler, **tls)
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #c017
-@click.command(epilog="Ejemplo: tierra predict comidas.csv puntuadas.csv", **COMMAND)
+@click.command(epilog="Ejemplo: tierra predict comidas.csv puntuadas.csv --decimal , --prefix v2_", **COMMAND)
 @click.argument("inputs", metavar="ENTRADA…", nargs=-1, required=True)
 @click.argument("output", metavar="SALIDA")
 @model_option

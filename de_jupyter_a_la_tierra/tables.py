@@ -39,11 +39,11 @@ csv.field_size_limit(1 << 30)
 
 
 class OpenQuote(Exception):
-    """Unas comillas que no se cierran; `line` es en qué línea se abren, contada desde 0."""
+    """Unas comillas que no se cierran."""
 
     def __init__(
         self,
-        line: int,  # la línea, desde 0
+        line: int,  # en qué línea se abren, contada desde 0
     ):
         super().__init__(line)
         self.line = line
