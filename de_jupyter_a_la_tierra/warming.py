@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import connection, context, forkserver, popen_forkserver, process, reduction, spawn, util
 from typing import Any
 
 # %% ../nbs/6_trabajos/09_warming.ipynb #c004
 from .guarding import follow, watch
 from .imports import find_imports, list_later
+from .locks import scratch_folder
 
 # %% ../nbs/6_trabajos/09_warming.ipynb #c007
 BASE = (
@@ -51,12 +52,21 @@ def forget_warmth() -> None:
     _warm = False
 
 # %% ../nbs/6_trabajos/09_warming.ipynb #c011
+def _claim_tempdir() -> None:
+    """Hace que lo provisional de `multiprocessing` (por donde se habla con los servidores) esté en una carpeta con dueño."""
+    config, stack = process.current_process()._config, ExitStack()
+    if not config.get("tempdir"):
+        config["tempdir"] = str(stack.enter_context(scratch_folder()))
+        util.Finalize(None, stack.close, exitpriority=-100)  # lo último, como la que haría él
+
+
 def _find_server(modules: tuple[str, ...]) -> forkserver.ForkServer:
     """Un servidor que ya tenga importados esos módulos, o uno nuevo."""
     wanted = frozenset(modules)
     for loaded, server in list(_SERVERS.items()):
         if wanted <= loaded:
             return server
+    _claim_tempdir()
     server = _SERVERS[wanted] = forkserver.ForkServer()
     server.set_forkserver_preload([*BASE, *modules, *list_later(modules)])
     return server
