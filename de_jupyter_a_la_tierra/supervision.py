@@ -34,14 +34,27 @@ def list_workers(
     return []
 
 # %% ../nbs/6_trabajos/17_supervision.ipynb #c008
+def _measure_share(process: psutil.Process, resident: int) -> int:
+    """La parte de la memoria de un proceso que hay que apuntarle, en bytes; si no deja mirarla, toda la residente."""
+    try:
+        full = process.memory_full_info()
+    except psutil.Error:
+        return resident
+    return getattr(full, "pss", 0) or full.uss
+
+
 def measure_memory(
     pid: int,  # el proceso que se vigila
+    known: float = 0.0,  # lo que ya se sabe que llegó a ocupar: por debajo de eso no hace falta afinar
 ) -> float:  # en MiB
-    """Lo que ocupan ahora mismo los procesos que ejecutan las celdas."""
-    total = 0
+    """Lo que ocupan ahora mismo los procesos que ejecutan las celdas; lo que comparten, una vez."""
+    sizes = {}
     for process in list_workers(pid):
         with suppress(psutil.Error):  # acaba de terminar
-            total += process.memory_info().rss
+            sizes[process] = process.memory_info().rss
+    total = sum(sizes.values())
+    if len(sizes) > 1 and total > known * _MIB:
+        total = max(max(sizes.values()), sum(_measure_share(process, size) for process, size in sizes.items()))
     return total / _MIB
 
 # %% ../nbs/6_trabajos/17_supervision.ipynb #c010
@@ -72,7 +85,8 @@ def ending(
 ) -> Iterator[None]:
     """Arranca un proceso y, pase lo que pase dentro, al salir no queda nada de él."""
     resource_tracker.ensure_running()  # al arrancar desbloquearía lo que sigue
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # un Ctrl-C ahora pillaría al proceso caliente a medio nacer
+    stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # pararse ahora pillaría al proceso caliente a medio nacer
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     try:
         process.start()
     finally:
@@ -127,7 +141,7 @@ def supervise(
     echo: Callable[[str, str], None] | None = None,  # a quien se cuenta lo que escribe: «stdout» o «stderr», y el texto
 ) -> Watched:
     """Espera a que un proceso conteste, muera o haya que pararlo."""
-    watched, start, measured, killed, deadline = Watched(), time.monotonic(), 0.0, False, float("inf")
+    watched, start, measured, killed, deadline = Watched(), time.monotonic(), PERIOD, False, float("inf")
     while watched.answer is None:
         ended = process.sentinel in wait([pipe, process.sentinel], PERIOD)
         watched.seconds = time.monotonic() - start
@@ -138,8 +152,10 @@ def supervise(
                 break
         elif ended or (killed and watched.seconds > deadline):
             break
-        if watched.answer is None and watched.seconds - measured >= PERIOD:
-            measured, watched.peak = watched.seconds, max(watched.peak, measure_memory(process.pid))
+        if watched.answer is None and watched.seconds >= measured:
+            watched.peak = max(watched.peak, measure_memory(process.pid, watched.peak))
+            cost = time.monotonic() - start - watched.seconds
+            measured = watched.seconds + max(PERIOD, 20 * cost)  # mirar no ha de costar más de un 5 %
         if not watched.reason and watched.answer is None:
             watched.reason = _judge(watched, timeout, memory, stop)
             if watched.reason and watched.reason != "memory":

@@ -64,6 +64,9 @@ def _run_trial(project: Project, client: Any, values: dict[str, str]) -> Trial:
     child = mlflow.start_run(run_name=_name(values), nested=True).info.run_id
     try:
         Session(project, parse_params([f"{key}={value}" for key, value in values.items()])).run()
+    except KeyboardInterrupt:
+        mlflow.end_run("KILLED")
+        raise
     except Exception as error:
         mlflow.end_run("FAILED")
         explained = explain(error)
@@ -99,7 +102,11 @@ def run_sweep(
     ):
         for number, values in enumerate(combinations, 1):
             logger.info("── %s de %s: %s", number, len(combinations), _name(values))
-            trials.append(_run_trial(project, client, values))
+            try:
+                trials.append(_run_trial(project, client, values))
+            except KeyboardInterrupt:
+                mlflow.end_run("KILLED")
+                raise
         trials = rank_trials(trials)
         if trials[0].entry is None:
             raise WorkError(f"Fallaron todas las combinaciones; la primera, {_name(trials[0].values)}: {trials[0].error}")

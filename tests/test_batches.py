@@ -361,7 +361,7 @@ def test_who_does_not_answer_is_not_waited_for(monkeypatch):
     """A quien ni contesta ni muere se le deja de esperar, no queda vivo, y de su memoria se sabe lo más que fue."""
     sizes = iter([5.0, 99.0])
     monkeypatch.setattr("de_jupyter_a_la_tierra.supervision.GRACE", 0.3)
-    monkeypatch.setattr("de_jupyter_a_la_tierra.supervision.measure_memory", lambda pid: next(sizes, 1.0))
+    monkeypatch.setattr("de_jupyter_a_la_tierra.supervision.measure_memory", lambda *_: next(sizes, 1.0))
     process, (ours, theirs) = warm_context([]).Process(target=time.sleep, args=(30,)), Pipe(duplex=False)
     with ours, theirs, ending(process):
         begun = time.monotonic()

@@ -551,15 +551,17 @@ def test_a_damaged_part_is_done_again(folder, expected, small_parts):
     assert list(read(folder / "torn.csv")["score"]) == list(expected["score"])
 
 
-def test_ctrl_c_says_how_to_go_on_and_two_at_once_are_refused(folder, tierra):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_stopped_says_how_to_go_on_and_two_at_once_are_refused(folder, tierra, number):
     """Mientras una orden escribe, otra igual no puede; y al interrumpirla dice que la misma sigue desde ahí."""
-    process = slowly(0.3, "raw.csv", "busy.csv", cwd=folder)
+    output = f"busy{number}.csv"
+    process = slowly(0.3, "raw.csv", output, cwd=folder)
     wait_for_parts(process, 4)
-    second = tierra("predict", "raw.csv", "busy.csv", cwd=folder)
+    second = tierra("predict", "raw.csv", output, cwd=folder)
     assert second.returncode == 2 and "Otra orden está escribiendo" in second.stderr
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "la misma orden sigue desde ahí" in said and "Traceback" not in said
+    assert process.returncode == 128 + number and "la misma orden sigue desde ahí" in said and "Traceback" not in said
 
 
 def test_too_many_bad_rows_keep_what_was_done(folder, small_parts):
