@@ -8,7 +8,12 @@ __all__ = ['COMMAND', 'PATH', 'params_option', 'model_option', 'drop_option', 'O
 # %% ../nbs/2_kedro/28_cli.ipynb #c003
 import gettext
 import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -110,24 +115,55 @@ def _speak_spanish() -> None:
     gettext.bindtextdomain("tierra", str(files("de_jupyter_a_la_tierra") / "locale"))
     gettext.textdomain("tierra")
 
+# %% ../nbs/2_kedro/28_cli.ipynb #sig1
+_AGAIN = 3.0  # una señal repetida antes de esto es la misma, en segundos
+
+
+@contextmanager
+def _obeying() -> Iterator[list[int]]:  # las señales que vayan llegando
+    """Mientras dura, SIGTERM (`kill`, `docker stop`) y SIGHUP (se cierra la terminal) paran lo que se hace como Ctrl-C."""
+    owner, heard, last = os.getpid(), [], float("-inf")
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal last
+        if os.getpid() != owner:  # un proceso bifurcado de este, que no tiene nada que recoger
+            signal.signal(number, signal.SIG_DFL)
+            return os.kill(os.getpid(), number)
+        if time.monotonic() - last < _AGAIN:
+            return
+        last = time.monotonic()
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if main_thread and signal.getsignal(number) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield heard
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
 # %% ../nbs/2_kedro/28_cli.ipynb #c020
 def main(
     args: list[str] | None = None,  # los argumentos; si faltan, los de la terminal
 ) -> None:
-    """La orden `tierra`: ejecuta lo pedido y sale con 0, 1 (no se pudo), 2 (mal pedido) o 130 (Ctrl-C)."""
+    """La orden `tierra`: ejecuta lo pedido y sale con 0, 1 (no se pudo), 2 (mal pedido) o, si se la para, 130 (Ctrl-C), 143 (SIGTERM) o 129 (SIGHUP)."""
     _speak_spanish()
     args = sys.argv[1:] if args is None else args
-    try:
-        tierra.main(args, prog_name=tell_order("tierra"), standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\nInterrumpido: lo que ya estaba escrito sigue como estaba.", err=True)
-        sys.exit(130)
-    except Exception as error:
-        explained = explain(error)
-        if explained is None or "--debug" in args:
-            raise
-        click.echo(f"Error: {explained}", err=True)
-        sys.exit(explained.exit_code)
+    with _obeying() as heard:
+        try:
+            tierra.main(args, prog_name=tell_order("tierra"), standalone_mode=False)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("\nInterrumpido: lo que ya estaba escrito sigue como estaba. Para seguir, repite la orden.", err=True)
+            sys.exit(128 + (heard or [signal.SIGINT])[0])
+        except Exception as error:
+            explained = explain(error)
+            if explained is None or "--debug" in args:
+                raise
+            click.echo(f"Error: {explained}", err=True)
+            sys.exit(explained.exit_code)

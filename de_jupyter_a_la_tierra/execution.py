@@ -7,6 +7,7 @@ __all__ = ['attempt', 'build_payload', 'run_job']
 
 # %% ../nbs/6_trabajos/19_execution.ipynb #c003
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +15,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from multiprocessing import Pipe
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any, TextIO
 
@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from .errand import explain_full_disk, run_errand
 from .errors import TierraError, UsageError, WorkError, explain_os_errors
 from .jobs import find_notebook
+from .locks import scratch_folder
 from .outcomes import read_outcomes, split_metrics
 from .parameters import read_parameters, read_values, to_plain
 from .project import Project
@@ -33,6 +34,9 @@ from .tables import atomic_path
 from .warming import copy_environ, find_imports, find_shadows, warm_context
 
 # %% ../nbs/6_trabajos/19_execution.ipynb #c007
+_logger = logging.getLogger(__name__)
+
+
 def _explain(payload: dict[str, Any], watched: Watched) -> tuple[str, str]:
     """Cómo acabó un trabajo (done, failed, timeout, memory, died o cancelled) y por qué, en una frase."""
     answer, name = watched.answer or {"status": "died"}, payload["name"]
@@ -87,8 +91,8 @@ def attempt(
     payload = {"random_seed": draw_seed(), **payload, "echo": echo is not None}
     many = "key" in payload  # de un lote, vendrán más; de uno suelto no se sabe, y adelantar sus «import» no lo acorta
     started, content = time.time(), json.loads(payload["notebook"])
-    with explain_os_errors("ejecutar el trabajo", payload["name"]), TemporaryDirectory(prefix="tierra-") as scratch:
-        payload["cwd"] = payload["cwd"] if Path(payload["cwd"]).is_dir() else scratch
+    with explain_os_errors("ejecutar el trabajo", payload["name"]), scratch_folder() as scratch:
+        payload["cwd"] = payload["cwd"] if Path(payload["cwd"]).is_dir() else str(scratch)
         folder = Path(payload["cwd"])
         context = warm_context(find_imports(content, folder) if many else [], find_shadows(content, folder))
         source, target = Path(scratch, "in.ipynb"), Path(payload.get("target") or Path(scratch, "out.ipynb"))
@@ -173,6 +177,10 @@ def run_job(
         with atomic_path(output) as draft:
             draft.write_text(result["notebook"], encoding="utf-8")
         done = result["status"] == "done"
+    except KeyboardInterrupt:
+        if output.is_file():
+            _logger.warning("Lo que llegó a hacerse está en «%s»: la misma orden lo empieza otra vez.", os.path.relpath(output))
+        raise
     finally:
         runs.close(run_id, output, done, metrics=split_metrics(result["returned"])[0])
     if not done:

@@ -38,7 +38,7 @@ def follow(
 ) -> None:
     """El que trabaja: sesión propia, para poder acabar con todo su grupo, y muere si muere su guardián."""
     os.setsid()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # mientras nacía pudo no querer oírlos
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})  # mientras nacía pudo no querer oírlos
     depend(guardian)
 
 # %% ../nbs/6_trabajos/08_guarding.ipynb #c010

@@ -16,13 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import connection, context, forkserver, popen_forkserver, process, reduction, spawn, util
 from typing import Any
 
 # %% ../nbs/6_trabajos/09_warming.ipynb #c004
 from .guarding import follow, watch
 from .imports import find_imports, find_shadows, list_later
+from .locks import scratch_folder
 from .preloading import ORDER
 
 # %% ../nbs/6_trabajos/09_warming.ipynb #c007
@@ -67,6 +68,14 @@ def copy_environ() -> dict[str, str]:
         return dict(os.environ)
 
 # %% ../nbs/6_trabajos/09_warming.ipynb #c011
+def _claim_tempdir() -> None:
+    """Hace que lo provisional de `multiprocessing` (por donde se habla con los servidores) esté en una carpeta con dueño."""
+    config, stack = process.current_process()._config, ExitStack()
+    if not config.get("tempdir"):
+        config["tempdir"] = str(stack.enter_context(scratch_folder()))
+        util.Finalize(None, stack.close, exitpriority=-100)  # lo último, como la que haría él
+
+
 class _Server(forkserver.ForkServer):
     """Un servidor que sabe lo que ha de importar al arrancar."""
 
@@ -92,6 +101,7 @@ def _find_server(wanted: _Wanted) -> _Server:
     """El servidor que tiene importado justo eso, o uno nuevo."""
     key = (wanted, os.environ.get("PYTHONPATH", ""))
     if key not in _SERVERS:
+        _claim_tempdir()
         _SERVERS[key] = _Server(wanted)
     return _SERVERS[key]
 
