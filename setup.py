@@ -84,6 +84,7 @@ setup(
     entry_points={
         "console_scripts": [f"tierra = {package}.cli:main"],
         "papermill.engine": [f"tierra = {package}.engine:TierraEngine"],
+        "jupyter_client.kernel_provisioners": [f"tierra = {package}.cells:WarmProvisioner"],
         "tierra.project": [f"catfood = {package}.catfood"],
         # Cada etapa anuncia aquí sus órdenes, con su extra, y sus ganchos: las anteriores no tienen que saber de ella.
         "tierra.commands": [

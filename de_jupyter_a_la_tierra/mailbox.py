@@ -9,42 +9,54 @@ __all__ = ['WINDOW', 'Mailbox']
 import asyncio
 import codecs
 import os
+import signal
 from collections import deque
+from contextlib import suppress
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from selectors import EVENT_READ, DefaultSelector
+from threading import Thread
 from time import monotonic
 from typing import Any
 
 # %% ../nbs/6_trabajos/11_mailbox.ipynb #c004
 from jupyter_client.session import Session
 
+# %% ../nbs/6_trabajos/11_mailbox.ipynb #mb01
+from .streams import pack, unpack
+
 # %% ../nbs/6_trabajos/11_mailbox.ipynb #c007
 WINDOW = 0.2  # segundos que se juntan los trozos de una salida antes de apuntarlos, como hace ipykernel
+_BITE, _MOUTHFUL = 1 << 16, 1 << 20  # lo que se lee de una vez, y seguido: al menos lo que cabe en una tubería
 
 # %% ../nbs/6_trabajos/11_mailbox.ipynb #c008
 class _Stream:
     """Lo que llega por la salida o por la de errores, hasta que toca apuntarlo."""
 
     def __init__(self, name: str, pipe: Connection) -> None:
-        self.name, self.pipe, self.text, self.since = name, pipe, "", 0.0
+        self.name, self.pipe, self.since, self.ended = name, pipe, 0.0, False
+        self.pieces: list[str] = []
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         os.set_blocking(pipe.fileno(), False)
 
     def read(self) -> bool:
         """Recoge lo que haya, sin esperar; `False` cuando ya no puede llegar nada más."""
-        while True:
+        for _ in range(0, _MOUTHFUL, _BITE):
             try:
-                data = os.read(self.pipe.fileno(), 1 << 16)
+                data = os.read(self.pipe.fileno(), _BITE)
             except BlockingIOError:
                 return True
             if not data:
                 return False
-            if not self.text:
-                self.since = monotonic()
-            self.text += self.decoder.decode(data)
+            if text := self.decoder.decode(data):
+                self.since = self.since if self.pieces else monotonic()
+                self.pieces.append(text)
+        return True
 
     def take(self) -> str:
         """Lo que había, y lo olvida."""
-        text, self.text = self.text, ""
+        text, self.pieces = "".join(self.pieces), []
         return text
 
 # %% ../nbs/6_trabajos/11_mailbox.ipynb #c010
@@ -61,9 +73,20 @@ class Mailbox:
     ) -> None:
         self.requests, self.answers, self.messages = requests, answers, messages
         self.streams = [_Stream("stdout", out), _Stream("stderr", err)]
-        self.session, self.queue = Session(key=b"pipe"), deque()
+        self.session, self.queue, self.outgoing = Session(key=b"pipe"), deque(), SimpleQueue()
         self.parent: dict[str, Any] = {}
         self.reply: asyncio.Future | None = None
+        self.lost = False  # si ya no puede llegar ningún mensaje
+        self.waiting: asyncio.Future | None = None
+        self.consumer: asyncio.Task | None = None
+        self.threads: list[Thread] = []
+        self.stopped, self.stop = Pipe(duplex=False)
+
+    def listen(self) -> None:
+        """Empieza a recoger y a mandar; cuando el proceso ya ha nacido, que los hilos no se bifurcan."""
+        self.threads = [Thread(target=work, name="tierra-buzón", daemon=True) for work in (self._read, self._write)]
+        for thread in self.threads:
+            thread.start()
 
     def ask(
         self,
@@ -74,76 +97,133 @@ class Mailbox:
         content = {"code": code, "silent": False, "store_history": store_history, "user_expressions": {}, "allow_stdin": False}
         self.parent = self.session.msg("execute_request", {**content, "stop_on_error": False})
         self.reply = asyncio.get_running_loop().create_future()
-        try:
-            frames = self.session.serialize(self.parent)
-            self.requests.send_bytes(b"%d" % len(frames))
-            for frame in frames:
-                self.requests.send_bytes(frame)
-        except OSError:
-            pass  # el proceso ha muerto; ya se dirá
+        self.send(self.parent)
         return self.parent
+
+    def send(
+        self,
+        message: dict[str, Any],  # una petición, o lo que un «widget» le dice al suyo
+    ) -> None:
+        """Pone un mensaje en la cola de los que van al proceso."""
+        self.outgoing.put(pack(self.session.serialize(message)))
 
     async def get_msg(
         self,
         timeout: float | None = None,  # no se usa: nbclient espera aquí lo que haga falta
     ) -> dict[str, Any]:
         """El mensaje siguiente."""
+        self._follow(asyncio.current_task())
         while not self.queue:
-            await self._wait()
-            self._collect()
-        return self.queue.popleft()
+            self.waiting = asyncio.get_running_loop().create_future()
+            if not self.queue:
+                await self.waiting
+        message = self.queue.popleft()
+        if isinstance(message, dict):
+            return message
+        return self.session.msg("stream", dict(zip(("name", "text"), message)), parent=self.parent)
 
-    async def _wait(self) -> None:
-        """Espera a que haya algo que recoger o a que toque apuntar lo recogido."""
-        loop, pipes = asyncio.get_running_loop(), [self.messages, *(stream.pipe for stream in self.streams)]
-        ready, numbers = loop.create_future(), [pipe.fileno() for pipe in pipes if not pipe.closed]
-        for number in numbers:
-            loop.add_reader(number, lambda: ready.done() or ready.set_result(None))
-        pending = [stream.since for stream in self.streams if stream.text]
-        try:
-            await asyncio.wait_for(ready, max(0, min(pending) + WINDOW - monotonic()) if pending else None)
-        except TimeoutError:
-            pass
-        finally:
-            for number in numbers:
-                loop.remove_reader(number)
+    def _follow(self, task: asyncio.Task) -> None:
+        """Si falla la tarea que consume los mensajes, ya no hay respuesta que esperar."""
+        if task is not self.consumer:
+            self.consumer = task
+            task.add_done_callback(self._abandon)
 
-    def _collect(self) -> None:
-        """Recoge un mensaje, si lo hay, y antes lo que se escribió antes de él."""
-        number, message = self._receive() if not self.messages.closed and self.messages.poll() else (0, None)
-        kind = message and message["msg_type"]
-        for stream in self.streams:
-            if not stream.pipe.closed and not stream.read():
-                stream.pipe.close()
-            flushed = kind == "flush" and message["content"]["name"] == stream.name
-            if stream.text and (flushed or monotonic() >= stream.since + WINDOW):
-                self.queue.append(self.session.msg("stream", {"name": stream.name, "text": stream.take()}, parent=self.parent))
-        if kind is None:
-            return
-        self._answer(number)
-        if kind != "execute_reply":
-            self.queue.extend([message] if kind != "flush" else [])
-        elif not self.reply.done():
+    def _abandon(self, task: asyncio.Task) -> None:
+        """La tarea que consumía los mensajes ha acabado: si ha fallado, ese fallo es la respuesta."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self.reply is not None and not self.reply.done():
+            self.reply.set_exception(error)
+
+    def _settle(self, message: dict[str, Any]) -> None:
+        """Da por contestada la petición en marcha, si la respuesta es la suya."""
+        if not self.reply.done() and message["parent_header"].get("msg_id") == self.parent["header"]["msg_id"]:
             self.reply.set_result(message)
 
-    def _answer(self, number: int) -> None:
-        """Dice que un mensaje está recogido."""
-        try:
-            self.answers.send_bytes(b"%d" % number)
-        except OSError:
-            pass  # quien lo mandó ya no vive
+    def _put(self, message: Any) -> None:
+        """Deja algo en la cola y despierta a quien lo espere."""
+        self.queue.append(message)
+        if (waiting := self.waiting) is not None:
+            self._call(waiting, lambda: waiting.done() or waiting.set_result(None))
 
-    def _receive(self) -> tuple[int, dict[str, Any] | None]:
-        """Un mensaje entero y su número; nada, si el proceso ha muerto."""
+    @staticmethod
+    def _call(future: asyncio.Future, action: Any) -> None:
+        """Hace algo en el bucle de quien espera; nada, si ya no lo hay."""
+        with suppress(RuntimeError):
+            future.get_loop().call_soon_threadsafe(action)
+
+    def _read(self) -> None:
+        """Recoge lo que llega hasta que no puede llegar más o se cierra el buzón; no espera por nadie."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            number, count = map(int, self.messages.recv_bytes().split())
-            frames = [self.messages.recv_bytes() for _ in range(count)]
-        except (EOFError, OSError):
-            self.messages.close()
-            return 0, None
-        return number, self.session.deserialize(self.session.feed_identities(frames)[1])
+            with DefaultSelector() as selector:
+                for pipe in (self.stopped, self.messages, *(stream.pipe for stream in self.streams)):
+                    selector.register(pipe, EVENT_READ)
+                while len(selector.get_map()) > 1:
+                    pending = [stream.since + WINDOW - monotonic() for stream in self.streams if stream.pieces]
+                    ready = {key.fileobj for key, _ in selector.select(max(0, min(pending)) if pending else None)}
+                    if self.stopped in ready:
+                        break
+                    for pipe in self._collect(ready):
+                        selector.unregister(pipe)
+        finally:
+            self.lost = True
+            for stream in self.streams:
+                self._note(stream)
+
+    def _collect(self, ready: set[Any]) -> list[Connection]:
+        """Recoge un mensaje, si lo hay, y antes lo que se escribió antes de él; devuelve las tuberías acabadas."""
+        message, ended = None, []
+        if self.messages in ready:
+            message = self._receive()
+            ended = [self.messages] if message is None else []
+        kind = message and message["msg_type"]
+        for stream in self.streams:
+            if not stream.ended and not stream.read():
+                stream.ended = True
+                ended.append(stream.pipe)
+            if (kind == "flush" and message["content"]["name"] == stream.name) or monotonic() >= stream.since + WINDOW:
+                self._note(stream)
+        if kind == "execute_reply" and self.reply is not None:
+            self._call(self.reply, lambda: self._settle(message))
+        elif kind not in (None, "flush", "execute_reply"):
+            self._put(message)
+        if kind is not None:
+            with suppress(OSError):  # quien lo mandó ya no vive
+                self.answers.send_bytes(b"")
+        return ended
+
+    def _note(self, stream: _Stream) -> None:
+        """Pone en la cola lo que se ha juntado de una salida."""
+        if text := stream.take():
+            self._put((stream.name, text))
+
+    def _receive(self) -> dict[str, Any] | None:
+        """Un mensaje entero; `None`, si el proceso ha muerto o lo que llega no es un mensaje."""
+        try:
+            frames = unpack(self.messages.recv_bytes())
+            return self.session.deserialize(self.session.feed_identities(frames)[1])
+        except (EOFError, OSError, ValueError):
+            self.lost = True
+            return None
+
+    def _write(self) -> None:
+        """Manda lo que hay en la cola; al final, cierra, que es como el proceso sabe que no hay más."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        with suppress(OSError):  # el proceso ha muerto; ya se dirá
+            for data in iter(self.outgoing.get, None):
+                self.requests.send_bytes(data)
+        self.requests.close()
+
+    def hang_up(self) -> None:
+        """Dice al proceso que no hay más peticiones; lo que él diga se sigue recogiendo."""
+        self.outgoing.put(None)
 
     def close(self) -> None:
-        """Cierra todas las tuberías."""
-        for pipe in [self.requests, self.answers, self.messages, *(stream.pipe for stream in self.streams)]:
+        """Deja de recoger y cierra todas las tuberías."""
+        self.hang_up()
+        self.stop.close()
+        for thread in self.threads:
+            thread.join(5)
+        pipes = [self.requests, self.answers, self.messages, self.stopped, *(stream.pipe for stream in self.streams)]
+        for pipe in pipes:
             pipe.close()
