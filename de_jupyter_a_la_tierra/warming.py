@@ -34,6 +34,8 @@ ADDED: dict[str, str] = {}  # las variables de entorno que pusieron, al importar
 # %% ../nbs/6_trabajos/09_warming.ipynb #c008
 _Wanted = tuple[tuple[str, ...], tuple[str, ...]]  # lo que se importa y lo que la libreta tiene con el mismo nombre
 _SERVERS: dict[tuple[_Wanted, str], "_Server"] = {}  # y con qué PYTHONPATH
+_READY: set["_Server"] = set()  # los que ya han dado algún proceso
+_BARE: set["_Server"] = set()  # los que no acababan de importar, y ya no adelantan nada
 _LOCK = threading.RLock()
 _warm = False
 os.register_at_fork(after_in_child=_SERVERS.clear)
@@ -125,8 +127,8 @@ class _WarmPopen(popen_forkserver.Popen):
         for pause in (0.02, 0.1, 0.5, 2.0, None):
             try:
                 return self._send(parcel, process_obj.patience)
-            except (EOFError, ConnectionError):  # el servidor murió: algo de lo que importaba lo tumbó
-                if pause is None:
+            except (EOFError, ConnectionError, TimeoutError) as error:  # algo de lo que importaba lo tumbó, o no se acaba de importar
+                if pause is None or (isinstance(error, TimeoutError) and not self._end_stuck()):
                     raise
                 self._server.give_up()
                 time.sleep(pause)  # mientras acaba de morir parece vivo, y no se arrancaría otro
@@ -143,6 +145,15 @@ class _WarmPopen(popen_forkserver.Popen):
             self.finalizer()
             raise TimeoutError(f"El proceso caliente no está listo tras {patience} s.")
         self.pid = forkserver.read_signed(self.sentinel)
+        _READY.add(self._server)
+
+    def _end_stuck(self) -> bool:
+        """Mata al servidor si no ha llegado a estar listo; `False` si ya lo estuvo o si lo que adelanta es lo mínimo."""
+        if self._server in _READY or self._server in _BARE:
+            return False
+        _BARE.add(self._server)
+        os.kill(self._server._forkserver_pid, signal.SIGKILL)
+        return True
 
     def kill(self) -> None:
         """Lo mismo que `terminate`: es el guardián quien mata de verdad, y a todos."""
@@ -152,7 +163,7 @@ class _WarmPopen(popen_forkserver.Popen):
 class WarmProcess(context.ForkServerProcess):
     """Un proceso que nace caliente y con guardián: al acabar, o si muere quien lo encargó, no queda nada suyo vivo."""
 
-    patience: float | None = None  # lo que se espera a que arranque, en segundos
+    patience: float | None = 120.0  # lo que se espera, en segundos, a que esté importado lo que se adelanta; después, se trabaja sin ello
 
     def __init__(
         self,
