@@ -84,16 +84,26 @@ def _run_and_report(params: dict, pipeline: str | None = None, **options: object
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #k010
 _RUNNERS = ["SequentialRunner", "ThreadRunner", "ParallelRunner"]
 
+
+def _split(names: str | None) -> list[str]:
+    """Los nombres de una lista separada por comas."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #c015
 @click.command(epilog="Ejemplo: tierra run --params origin=real,model.type=random_forest", **COMMAND)
 @click.option("--pipeline", help="El pipeline que se ejecuta, si no es el de por defecto.")
 @params_option
+@click.option("--from-nodes", metavar="NODO,…", help="Por qué nodos se empieza; lo anterior, de la última vez.")
+@click.option("--to-nodes", metavar="NODO,…", help="En qué nodos se acaba.")
 @click.option("--runner", type=click.Choice(_RUNNERS), default=_RUNNERS[0], show_default=True, help="Quién ejecuta los nodos.")
-def run(pipeline: str | None, params: tuple[str, ...], runner: str) -> None:
+def run(
+    pipeline: str | None, params: tuple[str, ...], from_nodes: str | None, to_nodes: str | None, runner: str
+) -> None:
     """Limpia los datos, entrena, evalúa y guarda el modelo."""
     from de_jupyter_a_la_tierra.session import parse_params
 
-    _run_and_report(parse_params(list(params)), pipeline, runner=runner)
+    parts = {"from_nodes": _split(from_nodes), "to_nodes": _split(to_nodes)}
+    _run_and_report(parse_params(list(params)), pipeline, runner=runner, **parts)
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #predict0
 def _find_version(model: str) -> str:
@@ -109,12 +119,14 @@ def _find_version(model: str) -> str:
 @contextmanager
 def _progress() -> Iterator[Callable[[float, int], None]]:
     """A quién se le dice cuánto va: una barra si hay una persona delante y, si no, una línea cada diez segundos."""
+    from de_jupyter_a_la_tierra.spanish import format_number, format_percent
+
     last, logger = [time.monotonic()], logging.getLogger(__name__)
 
     def tell(share: float, n_rows: int) -> None:
         if time.monotonic() - last[0] > 10:
             last[0] = time.monotonic()
-            logger.info("%s filas puntuadas (%.0f %%)", f"{n_rows:,}".replace(",", "."), 100 * share)
+            logger.info("%s filas puntuadas (%s)", format_number(n_rows), format_percent(share, 0))
 
     if not sys.stderr.isatty():
         yield tell
@@ -124,7 +136,7 @@ def _progress() -> Iterator[Callable[[float, int], None]]:
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Puntuando", total=1.0)
-        yield lambda share, n_rows: bar.update(task, completed=share, description=f"{n_rows:,} filas".replace(",", "."))
+        yield lambda share, n_rows: bar.update(task, completed=share, description=f"{format_number(n_rows)} filas")
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #clus01
 def _open_cluster(scheduler: str | None, tls: dict[str, Path | None]) -> Any:

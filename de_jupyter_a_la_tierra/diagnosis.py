@@ -53,6 +53,34 @@ def _explain_contract(error: BaseException) -> WorkError | None:
 
     return explain_failure(error)
 
+# %% ../nbs/2_kedro/27_diagnosis.ipynb #kedro1
+_KEDRO = [  # cómo empieza, qué se dice y con qué error
+    (r"Failed to find the pipeline named '(.*?)'", "No existe el pipeline «{}»: «kedro registry list» enseña los que hay.", UsageError),
+    (r"Pipeline does not contain nodes named \['(.*?)'", "No existe el nodo «{}»: «kedro registry describe» enseña los que hay.", UsageError),
+    (r"Pipeline does not contain datasets named \['(.*?)'", "Ningún nodo usa el dato «{}»: corrige su nombre.", UsageError),
+    (r"Pipeline contains no nodes", "Con lo que has pedido no queda ningún nodo: revisa por dónde se empieza y dónde se acaba.", UsageError),
+    (r"Pipeline input\(s\) \{'params:(.*?)'", "Falta el parámetro «{}»: decláralo en conf/base/parameters*.yml.", UsageError),
+    (r"Pipeline input\(s\) \{'(.*?)'", "Falta el dato «{}»: decláralo en conf/base/catalog*.yml o empieza por el nodo que lo hace.", UsageError),
+    (r"Dataset '(.*?)' not found in the catalog", "El dato «{}» no está en el catálogo: decláralo en conf/base/catalog*.yml.", UsageError),
+    (r"An exception occurred when parsing config for dataset '(.*?)':\s*([^\n]*)", "El dato «{}» está mal descrito en conf/base/catalog*.yml: {}", UsageError),
+    (r"Catalog entry '(.*?)' is not a valid", "El dato «{}» está mal descrito en conf/base/catalog*.yml: ha de ser un grupo con su «type».", UsageError),
+    (r"[\s\S]*Dataset '(.*?)' must only contain arguments valid", "El dato «{}» de conf/base/catalog*.yml lleva una opción que su «type» no tiene.", UsageError),
+    (r"[\s\S]*Failed to instantiate dataset '(.*?)'", "El dato «{}» está mal descrito en conf/base/catalog*.yml: su «type» no lo acepta.", UsageError),
+    (r"(?:[\w-]+: )?Failed while loading data from dataset .*?filepath=(?:\w+\(')?'?([^,')]+)[\s\S]*?\n([^\n]*)", "No se pudo leer «{}»: {}", WorkError),
+    (r"(?:[\w-]+: )?Failed while saving data to dataset .*?filepath=(?:\w+\(')?'?([^,')]+)[\s\S]*?\n([^\n]*)", "No se pudo guardar «{}»: {}", WorkError),
+]
+
+
+def _explain_kedro(error: BaseException) -> TierraError | None:
+    """La frase de un error de Kedro; `None` si el error es otro."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if not names & {"DatasetError", "ValueError"}:
+        return None
+    for start, sentence, kind in _KEDRO:
+        if found := re.match(start, str(error)):
+            return kind(sentence.format(*found.groups()))
+    return None
+
 # %% ../nbs/2_kedro/27_diagnosis.ipynb #c012
 def explain(
     error: BaseException,  # lo que ha fallado
@@ -72,7 +100,7 @@ def explain(
                     raise cause
             except WorkError as explained:
                 return explained
-    return None
+    return next(filter(None, map(_explain_kedro, _chain(error))), None)
 
 # %% ../nbs/2_kedro/27_diagnosis.ipynb #mgr1
 @contextmanager
