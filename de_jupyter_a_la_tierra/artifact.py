@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 # %% ../nbs/2_kedro/15_artifact.ipynb #c004
 from .card import INFO_FILE, check_files, damaged_model, parse_info
 from .errors import UsageError, WorkError, explain_os_errors
+from .spanish import format_number
 
 # %% ../nbs/2_kedro/15_artifact.ipynb #c007
 def as_matrix(
@@ -54,7 +55,7 @@ def _finite_float32(values: np.ndarray, features: tuple[str, ...]) -> np.ndarray
     if not np.isfinite(matrix).all():
         row, column = np.argwhere(~np.isfinite(matrix))[0]
         raise UsageError(
-            f"En la fila {row + 1}, la columna «{features[column]}» no es un número finito: {values[row, column]}."
+            f"En la fila {row + 1}, la columna «{features[column]}» no es un número finito: {format_number(values[row, column])}."
         )
     return matrix
 

@@ -12,7 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 # %% ../nbs/6_trabajos/30_blocks.ipynb #c004
-from .charts import format_number, format_seconds
+from . import spanish
+from .charts import format_number
+from .spanish import format_seconds
 
 # %% ../nbs/6_trabajos/30_blocks.ipynb #c007
 WORDS = {"done": "hecho", "failed": "fallido", "pending": "pendiente", "running": "a medias"}
@@ -62,7 +64,7 @@ def _write_cell(value: Any, decimals: int | None) -> str:
     if not is_number(value):
         side = ' class="number"' if value is None and decimals is not None else ""
         return f"<td{side}>{escape(format_number(value))}</td>"
-    text = format_number(value) if decimals is None else f"{value:.{decimals}f}".replace(".", ",").replace("-", "−")
+    text = format_number(value) if decimals is None else spanish.format_number(value, decimals).replace("-", "−")
     return f'<td class="number" data-order="{value}">{text}</td>'
 
 # %% ../nbs/6_trabajos/30_blocks.ipynb #c017
@@ -77,7 +79,7 @@ def write_table(
     decimals = {name: None if name in parameters else _count_decimals([row[name] for row in rows]) for name in columns}
     decimals |= {"seconds": 1, "peak_memory_mb": 0}
     for row in rows:
-        name, href = str(row["position"]), link_to(row["notebook"])
+        name, href = escape(str(row["position"])), link_to(row["notebook"])
         link = f'<a href="{escape(href)}">{name}</a>' if href else name
         cells = "".join(_write_cell(row[column], decimals[column]) for column in columns)
         state = f'<td><span class="chip {row["status"]}">{WORDS[row["status"]]}</span></td>'
@@ -94,7 +96,7 @@ def write_failures(
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row["status"] == "failed":
-            link = f'<a href="{escape(link_to(row["notebook"]))}">{row["position"]}</a>' if link_to(row["notebook"]) else str(row["position"])
+            link = f'<a href="{escape(link_to(row["notebook"]))}">{escape(str(row["position"]))}</a>' if link_to(row["notebook"]) else escape(str(row["position"]))
             reasons.setdefault(row["error"] or "No dijo por qué.", []).append(link)
     items = "".join(f"<li>{escape(reason)} <small>Trabajo {', '.join(links)}</small></li>" for reason, links in reasons.items())
     return f"<ul>{items}</ul>" if items else "<p>Ninguno.</p>"

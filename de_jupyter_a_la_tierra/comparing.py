@@ -17,9 +17,10 @@ import pandas as pd
 
 # %% ../nbs/6_trabajos/31_comparing.ipynb #c004
 from .blocks import WORDS, is_number, link_to, write_cards, write_failures, write_table
-from .charts import Point, Span, draw_points, draw_spans, format_number, format_seconds
+from .charts import Point, Span, draw_points, draw_spans, format_number
 from .collecting import load_batch
 from .errors import explain_os_errors
+from .spanish import format_seconds
 
 # %% ../nbs/6_trabajos/31_comparing.ipynb #c009
 def _hashable(value: Any) -> Any:

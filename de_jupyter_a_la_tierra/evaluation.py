@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 # %% ../nbs/2_kedro/10_evaluation.ipynb #c004
 from .errors import UsageError, WorkError
+from .spanish import format_number
 
 # %% ../nbs/2_kedro/10_evaluation.ipynb #c007
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # las constantes de SplitMix64 (Steele, Lea y Flood, 2014)
@@ -60,7 +61,7 @@ def evaluation_mask(
     Lanza `UsageError` si `share` no está entre 0 y 1.
     """
     if not 0 < share < 1:
-        raise UsageError(f"La parte de evaluación ha de estar entre 0 y 1, y es {share}.")
+        raise UsageError(f"La parte de evaluación ha de estar entre 0 y 1, y es {format_number(share)}.")
     return (hash_rows(X) >> np.uint64(11)) * 2.0**-53 < share
 
 # %% ../nbs/2_kedro/10_evaluation.ipynb #c022

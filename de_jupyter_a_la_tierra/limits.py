@@ -10,6 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+# %% ../nbs/6_trabajos/02_limits.ipynb #spani
+from .spanish import format_number
+
 # %% ../nbs/6_trabajos/02_limits.ipynb #c005
 _NUMBER = r"([-−]?(?:\d+(?:\.\d+)?(?:e-?\d+)?|inf|∞))"
 _INTERVAL = re.compile(rf"([(\[])\s*{_NUMBER}\s*[,;]\s*{_NUMBER}\s*([)\]])")
@@ -34,10 +37,12 @@ class Limits:
     def __str__(self) -> str:
         """Como se lee: «[0, 1)», «≥ 0»."""
         if self.high == float("inf"):
-            return f"{'≥' if self.has_low else '>'} {self.low:g}"
+            return f"{'≥' if self.has_low else '>'} {format_number(self.low)}"
         if self.low == float("-inf"):
-            return f"{'≤' if self.has_high else '<'} {self.high:g}"
-        return f"{'[' if self.has_low else '('}{self.low:g}, {self.high:g}{']' if self.has_high else ')'}"
+            return f"{'≤' if self.has_high else '<'} {format_number(self.high)}"
+        low, high = format_number(self.low), format_number(self.high)
+        comma = ";" if "," in low + high else ","  # «[0,5; 1)»: que la coma no sea dos cosas
+        return f"{'[' if self.has_low else '('}{low}{comma} {high}{']' if self.has_high else ')'}"
 
 # %% ../nbs/6_trabajos/02_limits.ipynb #c007
 def _read_number(text: str) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 # %% ../nbs/6_trabajos/06_outcomes.ipynb #c004
 from .errors import WorkError
 from .literals import to_plain
+from .spanish import format_number
 
 # %% ../nbs/6_trabajos/06_outcomes.ipynb #c007
 MIMETYPE = "application/vnd.tierra.values+json"
@@ -76,7 +77,7 @@ def _show(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "sí", False: "no", None: "nada"}[value]
     if isinstance(value, int | float):
-        return f"{value:.6g}".replace(".", ",") if isinstance(value, float) else str(value)
+        return format_number(value, figures=6 if isinstance(value, float) else None)
     if isinstance(value, str):
         return value
     text = json.dumps(value, ensure_ascii=False)

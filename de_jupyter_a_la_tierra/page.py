@@ -14,6 +14,7 @@ from typing import Any
 from .dictionary import Column, describe_range
 from .openapi import describe_data
 from .payload import build_example
+from .spanish import format_number
 
 # %% ../nbs/3_api/03_page.ipynb #c007
 STYLE = """
@@ -68,7 +69,7 @@ def _build_row(column: Column, value: float) -> str:
     """La fila de la tabla, con su casilla, de una columna."""
     name = escape(column.name, quote=True)
     cells = (f'<label for="{name}"><code>{name}</code></label>', escape(column.meaning), escape(describe_range(column)))
-    field = f'<input id="{name}" name="{name}" value="{str(value).replace(".", ",")}" inputmode="decimal">'
+    field = f'<input id="{name}" name="{name}" value="{format_number(value, grouped=False)}" inputmode="decimal">'
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in (*cells, field)) + "</tr>"
 
 # %% ../nbs/3_api/03_page.ipynb #c013

@@ -15,16 +15,14 @@ from typing import Any, TextIO
 
 # %% ../nbs/6_trabajos/25_progress.ipynb #c004
 from .ledger import Entry
+from .spanish import format_seconds
 
 # %% ../nbs/6_trabajos/25_progress.ipynb #c007
 def show_seconds(
     seconds: float,  # una duración
 ) -> str:
     """Una duración como se dice: «0,24 s», «3 min 20 s», «2 h 05 min»."""
-    if seconds < 60:
-        return f"{seconds:.2f} s".replace(".", ",") if seconds < 10 and isinstance(seconds, float) else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return format_seconds(seconds, digits=2 if seconds < 10 and isinstance(seconds, float) else 0)
 
 # %% ../nbs/6_trabajos/25_progress.ipynb #c008
 def show_values(

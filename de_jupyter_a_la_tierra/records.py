@@ -13,6 +13,7 @@ from typing import Any
 # %% ../nbs/5_mlflow/03_records.ipynb #c004
 from .connection import import_mlflow
 from .flavor import log_folder
+from .quoting import quote_metric
 
 # %% ../nbs/5_mlflow/03_records.ipynb #c008
 def flatten_metrics(
@@ -25,7 +26,7 @@ def flatten_metrics(
         if isinstance(value, dict):
             flat |= flatten_metrics(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[prefix + key] = float(value)
+            flat[quote_metric(prefix + key)] = float(value)
     return flat
 
 # %% ../nbs/5_mlflow/03_records.ipynb #c012

@@ -16,6 +16,7 @@ from typing import Any
 # %% ../nbs/6_trabajos/16_runs.ipynb #c004
 from .connection import connect, describe_trouble, find_server, is_local, read_config
 from .project import Project
+from .quoting import quote_metric
 
 # %% ../nbs/6_trabajos/16_runs.ipynb #c007
 _logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Runs:
 
         known = self._client.get_run(run_id)
         moment = None if ended is None else int(ended * 1000)
-        numbers = [Metric(key, value, moment or known.info.start_time, 0) for key, value in metrics.items()]
+        numbers = [Metric(quote_metric(key), value, moment or known.info.start_time, 0) for key, value in metrics.items()]
         params = [Param(key, str(value)[:6000]) for key, value in values.items() if key not in known.data.params]
         for start in range(0, max(len(numbers), len(params)), 100):
             self._client.log_batch(run_id, numbers[start : start + 100], params[start : start + 100])

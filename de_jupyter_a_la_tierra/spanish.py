@@ -28,6 +28,7 @@ def format_number(
     value: Any,  # un número de Python o de NumPy
     digits: int | None = None,  # cuántos decimales, aunque sean ceros; si no se dice, los que tenga
     figures: int | None = None,  # o cuántas cifras cuentan, como mucho
+    grouped: bool = True,  # si los millares llevan punto; en una casilla que se puede corregir, no
 ) -> str:  # «1.234.567,5»
     """Escribe un número como se escribe en español."""
     from babel.numbers import format_decimal, format_scientific
@@ -40,7 +41,7 @@ def format_number(
         return format_scientific(number.normalize(), locale="es", decimal_quantization=False)
     pattern = f"#,##0.{'0' * (digits or 0)}".rstrip(".") if digits is not None else None
     return format_decimal(
-        number, pattern, locale="es", decimal_quantization=digits is not None, group_separator=abs(number) >= 10_000
+        number, pattern, locale="es", decimal_quantization=digits is not None, group_separator=grouped and abs(number) >= 10_000
     )
 
 # %% ../nbs/2_kedro/30_spanish.ipynb #c013

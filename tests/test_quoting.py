@@ -1,13 +1,13 @@
 """Un dato no es código: ningún nombre, por raro que sea, cambia lo que dice un fichero que escribimos."""
 import ast
 import configparser
+import csv
+import html
 import json
 import re
-import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from markdown_it import MarkdownIt
 from omegaconf import OmegaConf
 
 from de_jupyter_a_la_tierra import quoting
-from de_jupyter_a_la_tierra.cli_new import describe_table
+from de_jupyter_a_la_tierra.artifact import load_model
+from de_jupyter_a_la_tierra.comparing import build_report
 from de_jupyter_a_la_tierra.dictionary import Column, Dictionary
 from de_jupyter_a_la_tierra.landing import render_project
 from de_jupyter_a_la_tierra.page import build_page
@@ -35,7 +36,6 @@ NASTY = [
 TEXTS = st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)).filter(
     lambda text: bool(text.strip())
 )
-ALL = {"python": ast.literal_eval, "toml": lambda text: tomllib.loads(f"a = {text}")["a"]}
 
 
 # ── Cada función, con su lector ─────────────────────────────────────────────
@@ -164,7 +164,7 @@ def check_files(landing: Landing, files: dict[str, str]) -> None:
     assert tomllib.loads(files["pyproject.toml"])["tool"]["kedro"]["project_name"] == landing.title
     namespace: dict[str, Any] = {"Column": Column, "Dictionary": Dictionary}
     cells = [source for kind, source in read_cells(files["nbs/2_kedro/01_columns.ipynb"]) if "DICTIONARY = " in source]
-    exec(cells[0], namespace)  # es lo que se comprueba: que ejecutarlo solo dé el diccionario
+    exec(cells[0], namespace)  # noqa: S102  es lo que se comprueba: que ejecutarlo solo dé el diccionario
     assert namespace["DICTIONARY"] == landing.dictionary
     conf = OmegaConf.create(files["conf/base/parameters_2_kedro.yml"])
     conf = OmegaConf.to_container(OmegaConf.create({key: conf._get_node(key) for key in ("target", "features", "twin_key")}), resolve=True)
@@ -187,3 +187,56 @@ def check_files(landing: Landing, files: dict[str, str]) -> None:
 def test_whatever_the_names_the_project_says_the_same(texts: list[str], title: str, stage: int, task: str, kind: str) -> None:
     landing = build_landing(texts, title, stage, task, kind)
     check_files(landing, render_project(landing))
+
+
+# ── De punta a punta ────────────────────────────────────────────────────────
+
+COLUMNS = ["a\u2028import os", "e ${oc.env:HOME}", "h <script>alert(1)</script>", "i $(touch pwned) 'x'", "q $/frac{$ ^", "b\x85x"]
+LABELS = ["<b>x</b> | $\\frac{$", "${oc.env:HOME}"]
+
+
+def write_sheet(path: Path) -> None:
+    """Una hoja con los nombres y las clases más raros que se admiten."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, "clase ${z}"])
+        writer.writerows([*((row * (7 + k)) % 53 / 10 for k in range(len(COLUMNS))), LABELS[row % 53 > 26]] for row in range(160))
+
+
+def test_a_sheet_of_odd_names_goes_the_whole_way(tierra: Callable, tmp_path: Path) -> None:
+    """De la hoja al modelo, a su página y a sus predicciones; y nadie ejecuta, ni busca, lo que dicen los nombres."""
+    write_sheet(tmp_path / "hoja '${x}.csv")
+    title, folder = "Raro ${x}\n<b>\"$(touch pwned)\"", tmp_path / "p"
+    made = tierra("new", title, "--data", "hoja '${x}.csv", "--target", "clase ${z}", "--dest", "p", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    done = tierra("run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    model = load_model(max((folder / "data/06_models").rglob("model.json")).parent)
+    assert list(model.features) == COLUMNS and model.info["classes"] == sorted(LABELS)
+    assert "<script" not in re.sub(r"\\<", "", (folder / "data/08_reporting/report.md").read_text(encoding="utf-8"))
+    page = build_page(model.info, "<i>v</i>", "http://x")
+    assert page.count("<script") == 1 and "<b>x" not in page and "<i>v" not in page and html.escape(COLUMNS[2]) in page
+    scored = tierra("predict", "../hoja '${x}.csv", "salida ${y}.csv", cwd=folder)
+    assert scored.returncode == 0, scored.stderr
+    assert (folder / "salida ${y}.csv").is_file()
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nimport os", "a\n# %%\nimport os", "a\x1b[31m"])
+def test_what_is_refused_is_refused_with_a_sentence(tierra: Callable, tmp_path: Path, name: str) -> None:
+    with (tmp_path / "hoja.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([[name, "y"], *([k, k % 2] for k in range(40))])
+    done = tierra("new", "raro", "--data", "hoja.csv", "--target", "y", cwd=tmp_path)
+    assert done.returncode == 2 and "Error: " in done.stderr and "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr and [path.name for path in tmp_path.iterdir()] == ["hoja.csv"]
+
+
+def test_the_report_of_a_batch_escapes_what_it_shows() -> None:
+    """Parámetros, valores, errores y nombres de lote llegan a la página como texto."""
+    evil = "<script>alert(1)</script>"
+    row = {"position": evil, "status": "failed", "error": evil, "started": None, "seconds": None, "peak_memory_mb": None,
+           "notebook": f"notebooks/{evil}.ipynb", evil: evil, f"{evil}2": 1.5}
+    table = pd.DataFrame([row, {**row, "status": "done", evil: f"{evil}b", f"{evil}2": 2.5}])
+    table.attrs = {"parameters": [evil], "returned": [f"{evil}2"]}
+    page = build_report(table, evil)
+    assert page.count("<script>") == 1 and page.count("alert(1)") > 5

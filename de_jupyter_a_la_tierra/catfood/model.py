@@ -143,7 +143,7 @@ def plot_confusion_matrix(
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
         style = {"ha": "center", "va": "center", "color": "white" if share > 0.5 else "black"}
-        axes.text(column, row, f"{counts[row, column]}\n{share:.0%}", **style)
+        axes.text(column, row, f"{format_number(counts[row, column])}\n{format_percent(share, 0)}", **style)
     axes.set(xlabel="patas predichas", ylabel="patas verdaderas")
     axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
@@ -171,7 +171,7 @@ def plot_validation(
     axes.axvline(base, color="black", linestyle="--", label="línea base")
     axes.set(xlim=(0, 1), xlabel="acierto medio, y su desviación entre pliegues")
     axes.set_yticks(range(len(validations)), list(validations))
-    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.xaxis.set_major_formatter(lambda share, _: format_percent(share, 0))
     axes.invert_yaxis()
     axes.set_title(f"¿Sabe o recuerda? · {ORIGINS[origin]}", fontsize=11)
     figure.legend(loc="outside lower center", ncols=3)
