@@ -118,12 +118,14 @@ def _find_version(model: str) -> str:
 @contextmanager
 def _progress() -> Iterator[Callable[[float, int], None]]:
     """A quién se le dice cuánto va: una barra si hay una persona delante y, si no, una línea cada diez segundos."""
+    from de_jupyter_a_la_tierra.spanish import format_number, format_percent
+
     last, logger = [time.monotonic()], logging.getLogger(__name__)
 
     def tell(share: float, n_rows: int) -> None:
         if time.monotonic() - last[0] > 10:
             last[0] = time.monotonic()
-            logger.info("%s filas puntuadas (%.0f %%)", f"{n_rows:,}".replace(",", "."), 100 * share)
+            logger.info("%s filas puntuadas (%s)", format_number(n_rows), format_percent(share, 0))
 
     if not sys.stderr.isatty():
         yield tell
@@ -133,7 +135,7 @@ def _progress() -> Iterator[Callable[[float, int], None]]:
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Puntuando", total=1.0)
-        yield lambda share, n_rows: bar.update(task, completed=share, description=f"{n_rows:,} filas".replace(",", "."))
+        yield lambda share, n_rows: bar.update(task, completed=share, description=f"{format_number(n_rows)} filas")
 
 # %% ../nbs/2_kedro/29_cli_kedro.ipynb #clus01
 def _open_cluster(scheduler: str | None, tls: dict[str, Path | None]) -> Any:

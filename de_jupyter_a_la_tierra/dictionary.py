@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 # %% ../nbs/2_kedro/02_dictionary.ipynb #c004
 from .errors import UsageError
+from .spanish import format_number
 
 # %% ../nbs/2_kedro/02_dictionary.ipynb #c007
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def describe_range(
     """Redacta el rango de una columna con su unidad."""
     unit = f" {column.unit}" if column.unit else ""
     limits = (column.minimum, column.maximum)
-    low, high = (None if limit is None else f"{limit:g}".replace(".", ",") for limit in limits)
+    low, high = (None if limit is None else format_number(limit) for limit in limits)
     if low and high:
         return f"de {low} a {high}{unit}"
     return f"desde {low}{unit}" if low else f"hasta {high}{unit}" if high else ""

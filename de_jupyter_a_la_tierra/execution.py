@@ -29,6 +29,7 @@ from .project import Project
 from .randomness import draw_seed
 from .runs import open_runs
 from .session import WORKSPACE
+from .spanish import format_number
 from .supervision import Watched, ending, supervise
 from .tables import atomic_path
 from .warming import copy_environ, find_imports, find_shadows, warm_context
@@ -44,9 +45,9 @@ def _explain(payload: dict[str, Any], watched: Watched) -> tuple[str, str]:
         return "done", ""
     match watched.reason or answer["status"]:
         case "timeout":
-            return "timeout", f"El trabajo «{name}» no había terminado a los {payload['timeout']:g} s."
+            return "timeout", f"El trabajo «{name}» no había terminado a los {format_number(payload['timeout'])} s."
         case "memory":
-            return "memory", f"El trabajo «{name}» pasó de los {payload['memory']:g} MiB de memoria que se le daban."
+            return "memory", f"El trabajo «{name}» pasó de los {format_number(payload['memory'])} MiB de memoria que se le daban."
         case "cancelled":
             return "cancelled", f"El trabajo «{name}» se interrumpió."
         case "died":

@@ -18,6 +18,7 @@ from kedro.framework.hooks import hook_impl
 
 # %% ../nbs/2_kedro/21_hooks.ipynb #c004
 from .errors import UsageError
+from .spanish import format_seconds
 
 # %% ../nbs/2_kedro/21_hooks.ipynb #c007
 def describe_node(
@@ -60,9 +61,9 @@ class ProgressHook:
     ) -> None:
         """Escribe su línea."""
         self._done += 1
-        seconds = f"{time.perf_counter() - self._started.pop(node.name):.1f}".replace(".", ",")
+        seconds = format_seconds(time.perf_counter() - self._started.pop(node.name))
         count = f"[{self._done}/{self._total}] " if self._total else ""
-        self._logger.info("%s%s (%s s)", count, describe_node(node), seconds)
+        self._logger.info("%s%s (%s)", count, describe_node(node), seconds)
 
 # %% ../nbs/2_kedro/21_hooks.ipynb #c013
 class ProgressBarHook:

@@ -18,6 +18,7 @@ from .errors import UsageError, WorkError, tell_order
 from .evaluation import hash_rows
 from .project import Project
 from .registry import CHAMPION, Entry, list_entries, locate_entry, name_model, open_registry
+from .spanish import format_number, format_percent
 
 # %% ../nbs/5_mlflow/06_promotion.ipynb #c007
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def show_score(
     value: float,  # la nota
 ) -> str:  # «82,1 %» o «R² 0,43»
     """Una nota, escrita para una persona."""
-    return (f"{100 * value:.1f} %" if metric == "accuracy" else f"R² {value:.3f}").replace(".", ",")
+    return format_percent(value) if metric == "accuracy" else f"R² {format_number(value, 3)}"
 
 # %% ../nbs/5_mlflow/06_promotion.ipynb #c010
 def _grade(model: Model, X: Any, y: np.ndarray) -> float:
@@ -155,7 +156,7 @@ def promote(
     with open_registry(project) as client:
         verdict = _examine(project, client, exam, candidate, champion)
         if verdict.objection and not force:
-            against = f", en las mismas {verdict.n_rows} filas" if verdict.n_seen == 0 else ""
+            against = f", en las mismas {format_number(verdict.n_rows)} filas" if verdict.n_seen == 0 else ""
             raise WorkError(
                 f"La versión {candidate.version} no pasa a campeón: {verdict.objection}{against}. "
                 "Si aun así la quieres, añade --force."

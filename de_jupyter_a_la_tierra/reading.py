@@ -22,7 +22,7 @@ import pandas as pd
 from .dialects import read_mark
 from .dictionary import Column, describe_range
 from .errors import UsageError, WorkError
-from .spanish import format_number
+from .spanish import format_number, format_percent
 from .tables import EXTRA
 
 # %% ../nbs/2_kedro/05_reading.ipynb #c007
@@ -302,10 +302,10 @@ def check_bad_share(
     """Lanza `WorkError` si las filas apartadas pasan del límite o si no queda ninguna buena."""
     if n_bad <= max_bad_share * n_rows and n_bad < n_rows:
         return
-    share = f"{100 * n_bad / n_rows:.1f}".replace(".", ",")
     where, there = (f" de «{first['file']}»" if "file" in first else ""), (f", «{place}»" if place else "")
     raise WorkError(
-        f"Filas ilegibles: {n_bad} de {n_rows} ({share} %); el límite es el {100 * max_bad_share:g} % "
+        f"Filas ilegibles: {format_number(n_bad)} de {format_number(n_rows)} ({format_percent(n_bad / n_rows)}); "
+        f"el límite es el {format_number(100 * max_bad_share)} % "
         f"(parámetro max_bad_share). La primera: línea {first['line']}{where}, columna "
         f"«{first['column']}», «{first['value']}» {first['reason']}. Están todas en la cuarentena{there}."
     )
