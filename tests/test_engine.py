@@ -28,6 +28,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from de_jupyter_a_la_tierra import warming
 from de_jupyter_a_la_tierra.cells import CellProcess
+from de_jupyter_a_la_tierra.errors import UsageError
 from de_jupyter_a_la_tierra.imports import find_imports
 from de_jupyter_a_la_tierra.mailbox import Mailbox
 from de_jupyter_a_la_tierra.streams import DirectStream, PipeSession
@@ -187,7 +188,7 @@ def test_the_command_keeps_its_options(tmp_path) -> None:
         ],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not done.stdout, done.stderr + done.stdout
     assert "Micifú [1, 2] aparte" in done.stderr and "¡ay!" in done.stderr and "Executing: 100%" in done.stderr
     assert (tmp_path / "salida.txt").read_text(encoding="utf-8") == "Micifú [1, 2] aparte\n"
     assert (tmp_path / "errores.txt").read_text(encoding="utf-8") == "¡ay!\n"
@@ -288,24 +289,25 @@ def test_nobody_works_without_a_guardian() -> None:
 
 
 def test_a_message_waits_until_it_is_picked_up(monkeypatch) -> None:
-    """Un mensaje no se da por mandado hasta que lo recogen, no se mezcla con el de otro hilo y no lo manda un hijo bifurcado."""
+    """Un mensaje no se da por mandado hasta que lo recogen, y no lo manda un hijo bifurcado."""
     (theirs, messages), (answers, ours) = Pipe(duplex=False), Pipe(duplex=False)
     session = PipeSession(messages, answers)
     sender = threading.Thread(target=session.send, args=(None, "display_data", {"data": {}}), daemon=True)
-    with session.lock:
-        sender.start()
-        assert not theirs.poll(0.1)
+    sender.start()
     assert theirs.poll(5)
     sender.join(0.1)
     assert sender.is_alive()
-    ours.send_bytes(b"1")
+    ours.send_bytes(b"")
     sender.join(5)
     assert not sender.is_alive()
-    while theirs.poll():
-        theirs.recv_bytes()
-    monkeypatch.setattr("os.getpid", lambda: 0)
-    assert session.send(None, "status", {}) is None and not theirs.poll()
-    for pipe in (theirs, messages, answers, ours):
+    theirs.recv_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getpid", lambda: 0)
+        assert session.send(None, "status", {}) is None and not theirs.poll()
+    theirs.close()
+    session.send(None, "display_data", {"data": {}})  # ya no hay quien lo recoja, y no se espera
+    assert session.send(None, "display_data", {"data": {}}) is None
+    for pipe in (messages, answers, ours):
         pipe.close()
 
 
@@ -313,6 +315,7 @@ def test_a_letter_in_two_pieces_and_a_dead_process() -> None:
     """Lo que llega a trozos se junta por letras, lo que no es UTF-8 no revienta, y pedir algo a un muerto tampoco."""
     pairs = [Pipe(duplex=False) for _ in range(5)]
     box = Mailbox(*[write for _, write in pairs[:2]], *[read for read, _ in pairs[2:]])
+    box.listen()
     out = pairs[3][1].fileno()
 
     async def talk() -> str:
@@ -389,40 +392,78 @@ def test_nobody_waits_for_ever_for_the_cells() -> None:
     async def never() -> None:
         await asyncio.sleep(60)
 
-    cells.box = SimpleNamespace(get_msg=never, close=lambda: told.append(("close",)), requests=SimpleNamespace(close=lambda: None))
+    cells.box = SimpleNamespace(get_msg=never, close=lambda: told.append(("close",)), hang_up=lambda: told.append(("bye",)), lost=False)
     with pytest.raises(RuntimeError, match="didn't respond in 0.2 seconds"):
         asyncio.run(asyncio.wait_for(cells.wait_for_ready(0.2), 10))
     cells.close()
-    assert told == [("join", 5), ("kill",), ("join",), ("close",)]
+    assert told == [("bye",), ("join", 5), ("kill",), ("join",), ("close",)]
 
 
-@pytest.mark.parametrize(("source", "kernel", "why"), [
-    ("import ipywidgets_de_mentira", "python3", None),
-    ("1 + 1", "python3", None),
-    ("1 + 1", "otro", "que aquí no existe"),
-    ("1 + 1", "raro", "que no es de Python"),
-    ("1 + 1", "ajeno", "que es el de otro entorno"),
-])
-def test_when_a_kernel_is_needed(tmp_path, monkeypatch, source, kernel, why) -> None:
-    from de_jupyter_a_la_tierra.engine import explain_need
-
+@pytest.fixture
+def kernels(tmp_path, monkeypatch) -> None:
+    """Dos núcleos que no son el de este Python: «raro», que no es ipykernel, y «ajeno», el de otro entorno."""
     for name, argv in {"raro": ["/bin/sh", "-c"], "ajeno": ["/bin/sh", "-m", "ipykernel_launcher"]}.items():
         (tmp_path / "kernels" / name).mkdir(parents=True)
         spec = {"argv": argv, "display_name": name, "language": "python"}
         (tmp_path / "kernels" / name / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    reason = explain_need(find_imports(build(source)), kernel)
-    assert reason is None if why is None else why in reason
 
 
-def test_the_usual_engine_takes_over(tmp_path, monkeypatch, caplog) -> None:
-    (tmp_path / "ipywidgets.py").write_text("", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("spec", "told"), [
+    ({"name": "python3"}, None),
+    ({"name": "conda-env-mio-py", "language": "python"}, "el núcleo «conda-env-mio-py», que aquí no existe"),
+    ({"name": "raro", "language": "python"}, "el núcleo «raro», que no es el de siempre"),
+    ({"name": "ajeno", "language": "python"}, "el núcleo «ajeno», que es el de otro entorno"),
+    ({}, None),
+])
+def test_a_python_notebook_runs_here(tmp_path, kernels, caplog, spec, told) -> None:
+    """Se llame como se llame su núcleo, y aunque no lo diga."""
     caplog.set_level(logging.WARNING, logger="papermill")
-    notebook = run(build("import ipywidgets, os\nprint(os.environ['JPY_PARENT_PID'] != '')"), tmp_path / "out.ipynb")
-    assert summarize(notebook.cells[-1])["stdout"] == "True\n"
-    assert "usa ipywidgets" in caplog.text and "motor de siempre" in caplog.text
+    notebook = build("type(get_ipython().parent).__name__")
+    notebook.metadata = {"kernelspec": {"display_name": "Python", **spec}} if spec else {}
+    done = run(notebook, tmp_path / "out.ipynb")
+    assert done.cells[-1].outputs[0].data["text/plain"] == "'CellKernel'"
+    assert told in caplog.text if told else not caplog.text
+
+
+def test_another_language_asks_for_its_kernel(tmp_path) -> None:
+    """Y si no está, se dice cuál y no se ejecuta como si fuera Python."""
+    notebook = build("print('hola')", language="R")
+    notebook.metadata.kernelspec.name = "ir"
+    with pytest.raises(UsageError, match="El núcleo «ir» no está instalado aquí"):
+        run(notebook, tmp_path / "out.ipynb")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("options", "source"), [
+    ({"kernel_name": "python3"}, "import os"), ({}, "import os\nimport ipykernel.connect"),
+])
+def test_a_kernel_if_it_is_asked_for_or_needed(tmp_path, caplog, options, source) -> None:
+    """Uno de verdad, con su fichero de conexión; nacido del proceso caliente, y con guardián."""
+    caplog.set_level(logging.WARNING, logger="papermill")
+    code = f"{source}\nfrom ipykernel.kernelapp import IPKernelApp\nprint(os.path.exists(IPKernelApp.instance().abs_connection_file), os.getpid(), os.getcwd())"
+    notebook = run(build(code), tmp_path / "out.ipynb", cwd=tmp_path, **options)
+    exists, pid, cwd = summarize(notebook.cells[-1])["stdout"].split()
+    assert exists == "True" and Path(cwd) == tmp_path
+    assert not psutil.pid_exists(int(pid)) or is_gone(psutil.Process(int(pid)))
+    assert "núcleo" in caplog.text
+
+
+@pytest.mark.timeout(120)
+def test_a_warm_kernel_as_a_cold_one(tmp_path) -> None:
+    """Las mismas salidas, y se interrumpe y muere igual."""
+    sources = VARIETY[:6] + ["!echo desde la shell", "1 / 0"]
+    with pytest.raises(PapermillExecutionError):
+        run(build(*sources), tmp_path / "cold.ipynb", "nbclient")
+    with pytest.raises(PapermillExecutionError):
+        run(build(*sources), tmp_path / "warm.ipynb", kernel_name="python3")
+    compare(*(nbformat.read(tmp_path / f"{name}.ipynb", 4) for name in ("cold", "warm")))
+    late = build("import time\ntime.sleep(60)")
+    with pytest.raises(PapermillExecutionError, match="KeyboardInterrupt"):
+        run(late, tmp_path / "late.ipynb", kernel_name="python3", execution_timeout=1, interrupt_on_timeout=True)
+    with pytest.raises(DeadKernelError):
+        run(build("import os\nos.kill(os.getpid(), 9)"), tmp_path / "dead.ipynb", kernel_name="python3")
 
 
 def execute(source: Path, output: Path, **options) -> int:
