@@ -142,14 +142,14 @@ def _make_engine(modules: list[str], shadows: list[str]) -> type:
     from nbclient.exceptions import CellTimeoutError
     from papermill.engines import NBClientEngine
 
-    from de_jupyter_a_la_tierra.cells import CellProcess
-    from de_jupyter_a_la_tierra.warming import copy_environ
-
     class Managed(NBClientEngine):
         """El motor de siempre, con nuestro proceso en el sitio del núcleo."""
 
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
+            from de_jupyter_a_la_tierra.cells import CellProcess
+            from de_jupyter_a_la_tierra.warming import copy_environ
+
             cells, limit = CellProcess(modules, copy_environ(), shadows), kwargs.get("execution_timeout") or kwargs.get("timeout")
             try:
                 with _marking(nb_man.nb, lambda error: _explain(error, cells.exitcode, limit)):
@@ -174,13 +174,13 @@ def _make_usual() -> type:
     from jupyter_client.kernelspec import NoSuchKernel
     from papermill.engines import NBClientEngine
 
-    from de_jupyter_a_la_tierra.cells import WarmKernelManager
-
     class Usual(NBClientEngine):
         """El motor de siempre, que además apunta en la libreta por qué no se pudo acabar."""
 
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
+            from de_jupyter_a_la_tierra.cells import WarmKernelManager
+
             limit = kwargs.get("execution_timeout") or kwargs.get("timeout")
             try:
                 with _marking(nb_man.nb, lambda error: _explain(error, None, limit)):
@@ -206,6 +206,8 @@ class TierraEngine:
 
         from de_jupyter_a_la_tierra.parameters import type_injected_cell
 
+        if "ipykernel.zmqshell" not in sys.modules:
+            import tqdm.auto  # noqa: F401  # mira al importarse si está en una libreta, y para hacerlo mira si hay un núcleo importado
         with suppress(UsageError):  # una celda de parámetros que no se entiende entera no es motivo para no ejecutarla
             type_injected_cell(nb)
         if reason := explain_need(nb, kernel_name):
@@ -225,7 +227,7 @@ class TierraEngine:
         """El núcleo que hace falta para ejecutar la libreta."""
         from papermill.utils import nb_kernel_name
 
-        return name or ("" if explain_need(nb) is None else nb_kernel_name(nb))
+        return name or ("" if (find_language(nb) or "python") in _PYTHON else nb_kernel_name(nb))
 
     @classmethod
     def nb_language(
