@@ -46,6 +46,8 @@ run: env ## Hace el viaje entero: entorno, datos simulados, pipelines y resultad
 	@echo "  make serve$(if $(filter-out 8000,$(PORT)), PORT=$(PORT))"
 	@echo "      la API, en http://$(HOST):$(PORT)/docs; para preguntarle por una comida:"
 	@echo '  curl -s http://$(HOST):$(PORT)/predict_score -d '"'"'$(WHISKAS)'"'"
+	@echo "Y para tener a mano la orden «tierra», activa el entorno en tu terminal:"
+	@echo "  . .venv/bin/activate"
 
 serve: env ## Sirve el último modelo en http://127.0.0.1:8000 (PORT=… para otro puerto)
 	@tierra serve --host $(HOST) --port $(PORT)

@@ -70,10 +70,16 @@ fi
 if [ -t 2 ]; then quiet=; else quiet=-q; fi
 uv() { "$venv/bin/uv" "$@" $quiet --python "$venv/bin/python"; }
 
+# setuptools se pierde si hay llaves en la ruta de su Python: entonces trabaja en otro, que uv le prepara aparte.
+case $(pwd) in
+    *[{}]*) apart="--build-constraints requirements/bootstrap.txt" ;;
+    *) apart=--no-build-isolation ;;
+esac
+
 if ! is_fresh dev && { [ "$kind" = dev ] || ! is_fresh runtime; }; then
     echo "Se instalan las dependencias de requirements/$kind.txt: casi 1 GB, y la primera vez hay que bajarlo…"
     start=$(date +%s)
-    uv pip install --require-hashes --no-build-isolation -r "requirements/$kind.txt"
+    uv pip install --require-hashes $apart -r "requirements/$kind.txt"
     echo "Instaladas en $(($(date +%s) - start)) s."
     rm -f "$venv/.project"
     touch "$venv/.$kind"
@@ -81,6 +87,6 @@ fi
 
 # El propio proyecto, editable: se repite si cambian sus metadatos.
 if [ ! -f "$venv/.project" ] || [ -n "$(find settings.ini setup.py pyproject.toml -newer "$venv/.project")" ]; then
-    uv pip install --no-deps --no-build-isolation -e .
+    uv pip install --no-deps $apart -e .
     touch "$venv/.project"
 fi

@@ -63,6 +63,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_it_installs_from_the_repository(source, tmp_path):
     """Lo que dice el README mientras no está en PyPI: `pip install "… @ git+…"`, aquí con un clon."""
+    source = source.rename(tmp_path / "un clon")  # al llamar a git, pip no entiende «%» ni «#»
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com", "-c", "core.hooksPath=/dev/null"]
     for order in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "todo"]):
         subprocess.run([*git, *order], cwd=source, check=True, capture_output=True)
