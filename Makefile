@@ -3,6 +3,10 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
+# El PATH de quien llama: con él se sabe si en su terminal hay una orden «tierra», y si no, se le dice con su ruta.
+TERMINAL_PATH := $(or $(TIERRA_PATH),$(PATH))
+run serve job data: export TIERRA_PATH = $(TERMINAL_PATH)
+
 # Los procesos que arranquen los cuadernos también deben ver las órdenes de .venv. Y que Python guarde lo que
 # compila, aunque el entorno diga que no: aquí arrancan muchos procesos, y compilar otra vez es la mitad de lo que tardan.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -42,11 +46,14 @@ run: env ## Hace el viaje entero: entorno, datos simulados, pipelines y resultad
 	@echo "  make serve$(if $(filter-out 8000,$(PORT)), PORT=$(PORT))"
 	@echo "      la API, en http://$(HOST):$(PORT)/docs; para preguntarle por una comida:"
 	@echo '  curl -s http://$(HOST):$(PORT)/predict_score -d '"'"'$(WHISKAS)'"'"
+	@echo "Y para tener a mano la orden «tierra», activa el entorno en tu terminal:"
+	@echo "  . .venv/bin/activate"
 
 serve: env ## Sirve el último modelo en http://127.0.0.1:8000 (PORT=… para otro puerto)
 	@tierra serve --host $(HOST) --port $(PORT)
 
 ui: env ## Abre los experimentos de MLflow en http://127.0.0.1:5000 (UI_PORT=… para otro puerto)
+	@python -c 'from de_jupyter_a_la_tierra.connection import settle; settle(".")'
 	@mlflow ui --workers 1 --host $(HOST) --port $(UI_PORT)
 
 job: env ## Corre un cuaderno como trabajo: make job NAME=entrenar
@@ -100,7 +107,7 @@ jupyter-hook: env-dev
 	@ln -sf ../../../scripts/jupyter_server_config.py .venv/etc/jupyter/
 
 lab: env-dev jupyter-hook ## Abre los cuadernos en JupyterLab
-	@jupyter lab nbs
+	@jupyter lab nbs $$([ "$$(id -u)" -ne 0 ] || echo --allow-root)
 
 viz: env-dev ## Dibuja los pipelines con Kedro-Viz en _viz/index.html
 	@python scripts/build_viz.py

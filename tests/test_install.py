@@ -1,11 +1,14 @@
 """Quien instala el paquete donde no debe, o lo llama desde donde no se ve, lee algo que puede teclear."""
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 WINDOWS = """
 import sys
@@ -43,3 +46,62 @@ def test_what_is_told_can_be_typed(active, tmp_path):
     assert done.returncode == 0, done.stderr
     order = done.stdout.partition("Para usarlos: ")[2].strip()
     assert order == ("tierra run" if active else f"{BIN}/tierra run")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Una copia de los ficheros del repositorio, en una carpeta de nombre difícil."""
+    ask = [sys.executable, ROOT / "scripts/ask_git.py", "ls-files", "-z", "-co", "--exclude-standard"]
+    listed = subprocess.run(ask, capture_output=True, check=True).stdout.decode()
+    folder = tmp_path / "100% #1 año"
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    return folder
+
+
+def test_it_installs_from_the_repository(source, tmp_path):
+    """Lo que dice el README mientras no está en PyPI: `pip install "… @ git+…"`, aquí con un clon."""
+    source = source.rename(tmp_path / "un clon")  # al llamar a git, pip no entiende «%» ni «#»
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com", "-c", "core.hooksPath=/dev/null"]
+    for order in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "todo"]):
+        subprocess.run([*git, *order], cwd=source, check=True, capture_output=True)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    address = "git+https://github.com/oscarigrexas/de-jupyter-a-la-tierra"
+    asked = f'pip install "de-jupyter-a-la-tierra[kedro] @ {address}"'
+    assert asked in readme and 'pip install "de-jupyter-a-la-tierra[kedro]"\n' not in readme
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation"]
+    here = f"git+{source.as_uri()}"  # sin nombre delante: con un clon de aquí, el pip de Python 3.11 no lo entiende
+    done = subprocess.run([*pip, "--target", tmp_path / "site", here], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (origin,) = (tmp_path / "site").glob("*.dist-info/direct_url.json")
+    assert json.loads(origin.read_text())["vcs_info"]["vcs"] == "git"
+    assert list((tmp_path / "site/de_jupyter_a_la_tierra").glob("templates/common/1/*.jinja"))
+
+
+def test_make_notices_an_environment_from_elsewhere(source):
+    """Copiado o mudado el proyecto, su entorno lleva dentro la carpeta de antes: se dice y se rehace."""
+    (source / ".venv/bin").mkdir(parents=True)
+    (source / ".venv/bin/python").symlink_to(sys.executable)
+    (source / ".venv/bin/activate").write_text("VIRTUAL_ENV=/otra/.venv\n")
+    (source / ".venv/resto").touch()
+    env = {**os.environ, "PIP_NO_INDEX": "1", "PATH": "/usr/bin:/bin", "PYTHON": sys._base_executable}
+    done = subprocess.run(["make", "env"], cwd=source, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and "No matching distribution" in done.stderr  # sin índice no se puede acabar
+    assert "se creó en otra carpeta: se rehace aquí" in done.stdout and not (source / ".venv/resto").exists()
+
+
+def test_an_emitted_project_notices_it_too(tierra, tmp_path):
+    """Lo mismo, en un proyecto que escribió `tierra stage`; y uno que no se ha movido se queda con el suyo."""
+    assert tierra("stage", "1", "gatos", cwd=tmp_path).returncode == 0
+    project = tmp_path / "gatos"
+    (project / ".venv").mkdir()
+    (project / ".venv/.home").write_text(f"{project}/.venv\n")
+    for moved in (False, True):
+        if moved:
+            project = project.rename(tmp_path / "año {1} #")
+        done = subprocess.run(["make"], cwd=project, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert ("se creó en otra carpeta" in done.stdout) is moved
+        assert (project / ".venv").exists() is not moved
