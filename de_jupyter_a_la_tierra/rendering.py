@@ -89,13 +89,13 @@ _DISTRIBUTION = "de-jupyter-a-la-tierra"
 _TEST_TOOLS = "nbdev execnb fastcore fastgit ghapi pytest pytest-xdist nbval".split()
 
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c013
-def read_tools() -> dict[str, Any]:  # «docs», la dirección del libro, y «test_tools», lo que instala `make test`
+def read_tools() -> dict[str, Any]:  # «docs» y «repository», dónde está el libro; «test_tools», lo que instala `make test`
     """Lo que una plantilla necesita saber de las herramientas."""
     about = metadata(_DISTRIBUTION)
     urls = dict(line.split(", ") for line in about.get_all("Project-URL"))
     pins = [line.partition(";") for line in about.get_all("Requires-Dist") if re.search(r"extra == .dev.", line)]
     pins = [requirement for requirement, _, _ in pins if re.match(r"[\w-]+", requirement)[0] in _TEST_TOOLS]
-    return {"docs": urls["Documentación"], "test_tools": pins}
+    return {"docs": urls["Documentación"], "repository": about["Home-page"], "test_tools": pins}
 
 # %% ../nbs/7_aterrizar/02_rendering.ipynb #c017
 def open_templates() -> Any:  # `jinja2.Environment`
