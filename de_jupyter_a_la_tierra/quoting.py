@@ -38,7 +38,7 @@ def quote_conf(
 
 # %% ../nbs/2_kedro/31_quoting.ipynb #c013
 def quote_toml(
-    text: str,
+    text: str,  # cualquiera
 ) -> str:  # una cadena de TOML
     """Escribe un texto en TOML."""
     return _quote_text(text)
@@ -48,12 +48,12 @@ def quote_recipe(
     value: Any,  # lo que quepa en un JSON
 ) -> str:  # para ponerlo entre comillas simples
     """Escribe un valor en JSON en el que ni make ni la terminal ven nada que interpretar."""
-    quoted = json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() and c not in "'$#" else json.dumps(c)[1:-1] if c not in "'$#" else f"\\u{ord(c):04x}" for c in quoted)
+    quoted = re.sub("['$#]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in quoted)
 
 # %% ../nbs/2_kedro/31_quoting.ipynb #c019
 def quote_line(
-    text: str,
+    text: str,  # cualquiera
 ) -> str:  # sin saltos ni caracteres invisibles
     """Deja un texto en un solo renglón."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
@@ -63,7 +63,7 @@ _MARKS = re.compile(r"[\\`*\[\]{}<>|$~^&@]|(?<!\w)_|_(?!\w)")
 
 
 def quote_markdown(
-    text: str,
+    text: str,  # cualquiera
 ) -> str:  # un trozo de un renglón de Markdown
     """Escribe un texto en Markdown para que se lea tal cual: ni formato, ni fórmulas, ni HTML."""
     return _MARKS.sub(lambda mark: f"\\{mark[0]}", quote_line(text))
