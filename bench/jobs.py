@@ -1,6 +1,6 @@
-"""Cuánto tarda un lote de trabajos: papermill, lo nuestro y el suelo, con la misma libreta y en la misma tanda.
+"""Cuánto tarda un lote de trabajos: papermill, lo nuestro y el suelo, con el mismo cuaderno y en la misma tanda.
 
-La libreta es un entrenamiento corto: lee unas comidas simuladas, las limpia, entrena, enseña una tabla y una figura.
+El cuaderno es un entrenamiento corto: lee unas comidas simuladas, las limpia, entrena, enseña una tabla y una figura.
 El suelo son las mismas celdas, ejecutadas por IPython una y otra vez en un único proceso que ya lo tiene todo importado:
 nadie puede ir más deprisa sin hacer menos. Lo que se pasa del suelo es lo que cuesta que cada trabajo tenga su
 proceso, su copia guardada y su apunte en el libro. El proceso caliente se arranca una vez y se da aparte.
@@ -59,7 +59,7 @@ CELLS = NOTEBOOK.split("# %%\n")
 
 
 def write_notebook(path: Path, sources: list[str]) -> None:
-    """Una libreta con su celda de parámetros."""
+    """Un cuaderno con su celda de parámetros."""
     cells = [new_code_cell(source) for source in sources]
     cells[0].metadata["tags"] = ["parameters"]
     notebook = new_notebook(cells=cells)

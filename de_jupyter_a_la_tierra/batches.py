@@ -118,7 +118,7 @@ class _Batch:
         return entry, self.executor.submit(attempt, payload)
 
     def finish(self, entry: Entry, future: Future) -> Entry:
-        """Apunta un trabajo que ha terminado: primero la libreta, después MLflow y al final el libro."""
+        """Apunta un trabajo que ha terminado: primero el cuaderno, después MLflow y al final el libro."""
         try:
             result = future.result()
         except ClusterLost:
@@ -152,7 +152,7 @@ class _Batch:
 # %% ../nbs/6_trabajos/24_batches.ipynb #c014
 def run_batch(
     project: Project,  # lo que devolvió `find_project`
-    notebook: Path,  # la libreta
+    notebook: Path,  # el cuaderno
     jobs: Mapping[str, dict[str, Any]],  # lo que dio `identify_jobs`
     folder: Path,  # la carpeta del lote
     executor: Executor | int | None = None,  # quién los hace, o cuántos a la vez en esta máquina; si falta, uno por núcleo

@@ -24,7 +24,7 @@ _CARDS = {"done": "hechos", "failed": "fallidos", "pending": "pendientes", "runn
 def link_to(
     notebook: Any,  # su ruta desde la carpeta del lote; lo que no sea un texto, no lleva a ninguna parte
 ) -> str:
-    """El enlace a una libreta, desde la carpeta del lote."""
+    """El enlace a un cuaderno, desde la carpeta del lote."""
     return quote(notebook) if isinstance(notebook, str) else ""
 
 # %% ../nbs/6_trabajos/30_blocks.ipynb #c009
@@ -73,7 +73,7 @@ def write_table(
     parameters: list[str],  # las columnas que se pidieron
     returned: list[str],  # las que se devolvieron
 ) -> str:  # HTML
-    """La tabla entera, con un enlace a cada libreta; los parámetros, como se dieron."""
+    """La tabla entera, con un enlace a cada cuaderno; los parámetros, como se dieron."""
     columns, body = ["seconds", "peak_memory_mb", *parameters, *returned], []
     names = ["trabajo", "estado", "segundos", "MiB", *parameters, *returned]
     decimals = {name: None if name in parameters else _count_decimals([row[name] for row in rows]) for name in columns}

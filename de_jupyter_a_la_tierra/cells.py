@@ -63,8 +63,8 @@ class CellProcess:
     def __init__(
         self,
         modules: list[str],  # lo que conviene tener importado
-        env: dict[str, str],  # las variables de entorno de la libreta
-        shadows: list[str] = (),  # los paquetes que la libreta tiene con el mismo nombre en sus carpetas
+        env: dict[str, str],  # las variables de entorno del cuaderno
+        shadows: list[str] = (),  # los paquetes que el cuaderno tiene con el mismo nombre en sus carpetas
     ) -> None:
         self.modules, self.shadows, self.env, self.died = modules, shadows, env, None
         self.process: Any = None
@@ -74,7 +74,7 @@ class CellProcess:
         self,
         arguments: list[str],  # opciones para IPython
     ) -> None:
-        """Arranca el proceso; `RuntimeError` si no se puede. El plazo de la libreta empieza a contar después, en `wait_for_ready`."""
+        """Arranca el proceso; `RuntimeError` si no se puede. El plazo del cuaderno empieza a contar después, en `wait_for_ready`."""
         pairs = [Pipe(duplex=False) for _ in range(5)]
         theirs = [read for read, _ in pairs[:2]] + [write for _, write in pairs[2:]]
         ours = [write for _, write in pairs[:2]] + [read for read, _ in pairs[2:]]

@@ -21,7 +21,7 @@ from .errors import UsageError
 # %% ../nbs/6_trabajos/42_cli_jobs.ipynb #c006
 @click.group(subcommand_metavar="ORDEN …", **COMMAND)
 def jobs() -> None:
-    """Libretas con parámetros que se encargan, una o muchas, y dejan su copia ejecutada."""
+    """Cuadernos con parámetros que se encargan, uno o muchos, y dejan su copia ejecutada."""
 
 # %% ../nbs/6_trabajos/42_cli_jobs.ipynb #c008
 @jobs.command("list", epilog="Ejemplo: tierra jobs list", **COMMAND)
@@ -35,10 +35,10 @@ def list_command() -> None:
 
 # %% ../nbs/6_trabajos/42_cli_jobs.ipynb #c011
 @jobs.command(epilog="Ejemplo: tierra jobs describe entrenar", **COMMAND)
-@click.argument("name", metavar="LIBRETA")
+@click.argument("name", metavar="CUADERNO")
 @click.option("--json", "as_json", is_flag=True, help="Un JSON Schema, para otros programas.")
 def describe(name: str, as_json: bool) -> None:
-    """Enseña los parámetros de una libreta: nombre, tipo, valor de salida y qué son."""
+    """Enseña los parámetros de un cuaderno: nombre, tipo, valor de salida y qué son."""
     import json
 
     from de_jupyter_a_la_tierra.jobs import find_notebook
@@ -52,7 +52,7 @@ def describe(name: str, as_json: bool) -> None:
 
 # %% ../nbs/6_trabajos/42_cli_jobs.ipynb #c014
 class RunCommand(click.Command):
-    """La orden que ejecuta: entiende «-p nombre=valor» y enseña en su ayuda los parámetros de la libreta."""
+    """La orden que ejecuta: entiende «-p nombre=valor» y enseña en su ayuda los parámetros del cuaderno."""
 
     def parse_args(
         self,
@@ -73,7 +73,7 @@ class RunCommand(click.Command):
         ctx: click.Context,  # el de Click
         formatter: click.HelpFormatter,  # donde se escribe
     ) -> None:
-        """Añade los parámetros de la libreta que se nombró, si se nombró alguna."""
+        """Añade los parámetros del cuaderno que se nombró, si se nombró alguno."""
         from de_jupyter_a_la_tierra.jobs import find_notebook
         from de_jupyter_a_la_tierra.parameters import describe_parameters, read_parameters
         from de_jupyter_a_la_tierra.project import find_project
@@ -93,13 +93,13 @@ class RunCommand(click.Command):
     cls=RunCommand, **COMMAND,
     epilog="Ejemplo: tierra jobs run entrenar --grid model_type=logistic,random_forest --grid evaluation_share=0.2,0.3",
 )
-@click.argument("name", metavar="LIBRETA")
+@click.argument("name", metavar="CUADERNO")
 @click.option("-p", "--param", "pairs", nargs=2, multiple=True, metavar="PARÁMETRO VALOR", help="Un valor; se puede repetir, y también se escribe PARÁMETRO=VALOR.")
 @click.option("-f", "file", type=PATH, help="Un YAML con valores; los de -p ganan.")
-@click.option("-o", "--output", type=PATH, help="De un trabajo suelto: dónde queda la libreta ejecutada, si no en data/08_reporting/jobs.")
+@click.option("-o", "--output", type=PATH, help="De un trabajo suelto: dónde queda el cuaderno ejecutado, si no en data/08_reporting/jobs.")
 @click.option("--grid", multiple=True, metavar="PARÁMETRO=V1,V2…", help="Un lote: un trabajo por valor; con varias rejillas, todas las combinaciones.")
 @click.option("--table", type=PATH, help="Un lote: un trabajo por fila de un .csv, .jsonl o .parquet.")
-@click.option("--out", type=PATH, help="La carpeta del lote, si no data/08_reporting/jobs/LIBRETA; lo que ya esté hecho en ella no se repite.")
+@click.option("--out", type=PATH, help="La carpeta del lote, si no data/08_reporting/jobs/CUADERNO; lo que ya esté hecho en ella no se repite.")
 @click.option("--workers", type=click.IntRange(1), help="Cuántos trabajos a la vez; si no se dice, uno por núcleo.")
 @click.option("--retries", type=click.IntRange(0), default=0, help="Cuántas veces más se intenta un trabajo que falla.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SEGUNDOS", help="Lo más que puede tardar un trabajo.")
@@ -116,9 +116,9 @@ def run(
     name: str, pairs: tuple[tuple[str, str], ...], file: Path | None, output: Path | None, retries: int, timeout: float | None,
     memory: float | None, fail_fast: bool, engine: str, seed: int | None, **asked: Any,
 ) -> None:
-    """Ejecuta una libreta, una vez o muchas, y guarda cada copia ejecutada, también si falla.
+    """Ejecuta un cuaderno, una vez o muchas, y guarda cada copia ejecutada, también si falla.
 
-    LIBRETA es el nombre de un trabajo o la ruta de un .ipynb.
+    CUADERNO es el nombre de un trabajo o la ruta de un .ipynb.
     """
     import logging
 
@@ -161,7 +161,7 @@ def table(folder: Path, target: Path | None) -> None:
 @jobs.command(epilog="Ejemplo: tierra jobs report data/08_reporting/jobs/entrenar", **COMMAND)
 @click.argument("folder", metavar="CARPETA", type=PATH)
 def report(folder: Path) -> None:
-    """Escribe una página que compara los trabajos de un lote, con figuras y enlaces a sus libretas."""
+    """Escribe una página que compara los trabajos de un lote, con figuras y enlaces a sus cuadernos."""
     from de_jupyter_a_la_tierra.comparing import write_report
 
     click.echo(f"{'Informe':<26} {os.path.relpath(write_report(folder))}")

@@ -20,7 +20,7 @@ from .outcomes import read_outcomes, split_metrics
 
 # %% ../nbs/6_trabajos/28_collecting.ipynb #c008
 def _read_entry(path: Path, position: int, folder: Path) -> Entry | None:
-    """Lo que una libreta ejecutada cuenta de sí misma; `None` si papermill no la ejecutó."""
+    """Lo que un cuaderno ejecutado cuenta de sí mismo; `None` si papermill no lo ejecutó."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         told = notebook["metadata"]["papermill"]
@@ -40,15 +40,15 @@ def _read_entry(path: Path, position: int, folder: Path) -> Entry | None:
 
 # %% ../nbs/6_trabajos/28_collecting.ipynb #c009
 def _list_entries(folder: Path) -> list[Entry]:
-    """Los trabajos de una carpeta: los de su libro o, si no lo tiene, los de sus libretas; `UsageError` si no hay ninguno."""
+    """Los trabajos de una carpeta: los de su libro o, si no lo tiene, los de sus cuadernos; `UsageError` si no hay ninguno."""
     if (folder / FILE).is_file():
         return read_ledger(folder)
     if not folder.is_dir():
-        raise UsageError(f"No existe la carpeta «{folder}»: hace falta la de un lote («--out CARPETA»), o una con libretas ejecutadas.")
+        raise UsageError(f"No existe la carpeta «{folder}»: hace falta la de un lote («--out CARPETA»), o una con cuadernos ejecutados.")
     paths = sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
     found = [entry for place, path in enumerate(paths, 1) if (entry := _read_entry(path, place, folder))]
     if not found:
-        raise UsageError(f"En «{folder}» no hay ningún lote ({FILE}), ni libretas que haya ejecutado papermill.")
+        raise UsageError(f"En «{folder}» no hay ningún lote ({FILE}), ni cuadernos que haya ejecutado papermill.")
     return found
 
 # %% ../nbs/6_trabajos/28_collecting.ipynb #c010
@@ -67,8 +67,8 @@ def _build_row(entry: Entry) -> tuple[dict[str, Any], dict[str, Any], dict[str, 
 
 # %% ../nbs/6_trabajos/28_collecting.ipynb #c011
 def load_batch(
-    folder: Path,  # la de un lote, o una con libretas ejecutadas
-) -> pd.DataFrame:  # una fila por trabajo: sitio, estado, tiempo, memoria, parámetros, valores devueltos, semilla, ejecución y libreta
+    folder: Path,  # la de un lote, o una con cuadernos ejecutados
+) -> pd.DataFrame:  # una fila por trabajo: sitio, estado, tiempo, memoria, parámetros, valores devueltos, semilla, ejecución y cuaderno
     """Lee un lote como una tabla; en `attrs`, qué columnas se pidieron y cuáles se devolvieron.
 
     Lanza `UsageError` si en la carpeta no hay trabajos.

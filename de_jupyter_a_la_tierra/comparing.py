@@ -119,7 +119,7 @@ def build_report(
 
 # %% ../nbs/6_trabajos/31_comparing.ipynb #c017
 def write_report(
-    folder: Path,  # la de un lote, o una con libretas ejecutadas
+    folder: Path,  # la de un lote, o una con cuadernos ejecutados
 ) -> Path:  # report.html, en esa carpeta
     """Escribe la página que compara los trabajos de un lote; `UsageError` si no hay ninguno, `WorkError` si no se puede."""
     folder = Path(folder)

@@ -79,7 +79,7 @@ def _open_workers(request: BatchRequest) -> Iterator[tuple[Any, int]]:
 # %% ../nbs/6_trabajos/41_dispatch.ipynb #c015
 def dispatch_batch(
     project: Project,  # lo que devolvió `find_project`
-    notebook: Path,  # la libreta
+    notebook: Path,  # el cuaderno
     values: dict[str, Any],  # los valores de todos los trabajos
     request: BatchRequest,  # lo que se pide
     policy: Policy = Policy(),  # con qué condiciones
@@ -108,14 +108,14 @@ def dispatch_batch(
 # %% ../nbs/6_trabajos/41_dispatch.ipynb #c020
 def dispatch_job(
     project: Project,  # lo que devolvió `find_project`
-    name: str,  # el trabajo, o la ruta de una libreta
+    name: str,  # el trabajo, o la ruta de un cuaderno
     values: dict[str, Any],  # los valores que se le dan
     output: Path | None = None,  # dónde queda su copia; si falta, en data/08_reporting/jobs
     policy: Policy = Policy(),  # con qué condiciones
-    streams: tuple[TextIO | None, TextIO | None] = (None, None),  # adónde va, según sale, lo que escribe la libreta
+    streams: tuple[TextIO | None, TextIO | None] = (None, None),  # adónde va, según sale, lo que escribe el cuaderno
 ) -> None:
     """Ejecuta un trabajo suelto y dice dónde queda su copia y con qué semilla se repite."""
     seed = draw_seed() if policy.seed is None else policy.seed
     done = run_job(project, name, values, output, streams, seed, timeout=policy.timeout, memory=policy.memory, engine=policy.engine)
-    click.echo(f"{'Libreta ejecutada':<26} {os.path.relpath(done)}")
+    click.echo(f"{'Cuaderno ejecutado':<26} {os.path.relpath(done)}")
     click.echo(f"{'Semilla':<26} {seed}")

@@ -28,18 +28,18 @@ _PYTHON = {"python", "python3", "ipython"}
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #en01
 def find_language(
-    notebook: Any,  # la libreta
+    notebook: Any,  # el cuaderno
 ) -> str:  # en minúsculas; vacío si no lo dice
-    """El lenguaje en el que dice estar una libreta."""
+    """El lenguaje en el que dice estar un cuaderno."""
     told, info = notebook["metadata"].get("kernelspec", {}), notebook["metadata"].get("language_info", {})
     return (told.get("language") or info.get("name") or "").lower()
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #c008
 def explain_need(
-    notebook: Any,  # la libreta
+    notebook: Any,  # el cuaderno
     asked: str = "",  # el núcleo que se pide por fuera; vacío, ninguno
 ) -> str | None:  # por qué hace falta un núcleo de verdad; `None` si no hace falta
-    """Por qué una libreta no se puede ejecutar sin núcleo."""
+    """Por qué un cuaderno no se puede ejecutar sin núcleo."""
     if asked:
         return f"se ejecuta con el núcleo «{asked}», que es el que se pide"
     if (language := find_language(notebook) or "python") not in _PYTHON:
@@ -50,9 +50,9 @@ def explain_need(
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #en02
 def explain_kernel(
-    name: str,  # el núcleo que pide una libreta de Python
+    name: str,  # el núcleo que pide un cuaderno de Python
 ) -> str | None:  # en qué se diferencia del de este Python; `None` si es él
-    """Qué núcleo es el que pide una libreta, si no es el de este mismo Python."""
+    """Qué núcleo es el que pide un cuaderno, si no es el de este mismo Python."""
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
     folder = KernelSpecManager().find_kernel_specs().get(name.lower())
@@ -79,23 +79,23 @@ def _describe_end(code: int | None) -> str:
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #en03
 def _explain(error: BaseException, code: int | None, limit: float | None) -> str:
-    """Por qué no se pudo acabar una libreta, si no es porque fallara una celda."""
+    """Por qué no se pudo acabar un cuaderno, si no es porque fallara una celda."""
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     if isinstance(error, DeadKernelError):
-        return f"El proceso de la libreta ha muerto: {_describe_end(code)}."
+        return f"El proceso del cuaderno ha muerto: {_describe_end(code)}."
     if isinstance(error, CellTimeoutError):
         return f"La celda no había terminado a los {limit or 0:g} s."
     if isinstance(error, NoSuchKernel):
         return f"El núcleo «{error.name}» no está instalado aquí; los que hay los dice «jupyter kernelspec list»."
     if isinstance(error, KeyboardInterrupt):
         return "La ejecución se interrumpió."
-    return f"La libreta no se ha podido seguir ejecutando. {type(error).__name__}: {error}"
+    return f"El cuaderno no se ha podido seguir ejecutando. {type(error).__name__}: {error}"
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #en05
 def mark_failed(
-    notebook: Any,  # la libreta, a medias
+    notebook: Any,  # el cuaderno, a medias
     ename: str,  # la clase del error
     reason: str,  # el motivo, en una frase
 ) -> None:
@@ -114,7 +114,7 @@ def mark_failed(
 # %% ../nbs/6_trabajos/14_engine.ipynb #en07
 @contextmanager
 def _marking(notebook: Any, explain: Callable[[BaseException], str]) -> Iterator[None]:
-    """Si la libreta no se puede acabar, lo dice y lo apunta en ella; el error sigue."""
+    """Si el cuaderno no se puede acabar, lo dice y lo apunta en ella; el error sigue."""
     from papermill.log import logger
 
     try:
@@ -130,7 +130,7 @@ _SEEN: set[tuple[str, ...]] = set()
 
 
 def _choose_imports(notebook: Any) -> list[str]:
-    """Lo que conviene adelantar: nada la primera vez que se ve lo que importa una libreta, que puede ser la única."""
+    """Lo que conviene adelantar: nada la primera vez que se ve lo que importa un cuaderno, que puede ser la única."""
     modules = find_imports(notebook)
     seen = tuple(modules) in _SEEN
     _SEEN.add(tuple(modules))
@@ -175,7 +175,7 @@ def _make_usual() -> type:
     from papermill.engines import NBClientEngine
 
     class Usual(NBClientEngine):
-        """El motor de siempre, que además apunta en la libreta por qué no se pudo acabar."""
+        """El motor de siempre, que además apunta en el cuaderno por qué no se pudo acabar."""
 
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
@@ -197,34 +197,34 @@ class TierraEngine:
     @classmethod
     def execute_notebook(
         cls,
-        nb: Any,  # la libreta, con sus parámetros ya puestos
+        nb: Any,  # el cuaderno, con sus parámetros ya puestos
         kernel_name: str,  # el núcleo con el que se ejecuta; vacío, con ninguno
         **kwargs: Any,  # lo que papermill da a cualquier motor
-    ) -> Any:  # la libreta ejecutada
-        """Ejecuta la libreta; con un núcleo de verdad si hace falta."""
+    ) -> Any:  # el cuaderno ejecutado
+        """Ejecuta el cuaderno; con un núcleo de verdad si hace falta."""
         from papermill.log import logger
 
         from de_jupyter_a_la_tierra.parameters import type_injected_cell
 
         if "ipykernel.zmqshell" not in sys.modules:
-            import tqdm.auto  # noqa: F401  # mira al importarse si está en una libreta, y para hacerlo mira si hay un núcleo importado
+            import tqdm.auto  # noqa: F401  # mira al importarse si está en un cuaderno, y para hacerlo mira si hay un núcleo importado
         with suppress(UsageError):  # una celda de parámetros que no se entiende entera no es motivo para no ejecutarla
             type_injected_cell(nb)
         if reason := explain_need(nb, kernel_name):
-            logger.warning(f"La libreta {reason}.")
+            logger.warning(f"El cuaderno {reason}.")
             return _make_usual().execute_notebook(nb, kernel_name or "python3", **kwargs)
         named = nb["metadata"].get("kernelspec", {}).get("name", "")
         if named and (why := explain_kernel(named)):
-            logger.warning(f"La libreta pide el núcleo «{named}», {why}; es de Python y se ejecuta con el de aquí. Con -k se elige un núcleo.")
+            logger.warning(f"El cuaderno pide el núcleo «{named}», {why}; es de Python y se ejecuta con el de aquí. Con -k se elige un núcleo.")
         return _make_engine(_choose_imports(nb), find_shadows(nb)).execute_notebook(nb, named, **kwargs)
 
     @classmethod
     def nb_kernel_name(
         cls,
-        nb: Any,  # la libreta
+        nb: Any,  # el cuaderno
         name: str | None = None,  # el que se pide por fuera, que manda
     ) -> str:  # vacío, si no hace falta ninguno
-        """El núcleo que hace falta para ejecutar la libreta."""
+        """El núcleo que hace falta para ejecutar el cuaderno."""
         from papermill.utils import nb_kernel_name
 
         return name or ("" if (find_language(nb) or "python") in _PYTHON else nb_kernel_name(nb))
@@ -232,8 +232,8 @@ class TierraEngine:
     @classmethod
     def nb_language(
         cls,
-        nb: Any,  # la libreta
+        nb: Any,  # el cuaderno
         language: str | None = None,  # el que se pide por fuera, que manda
     ) -> str:
-        """El lenguaje de la libreta; Python si no lo dice."""
+        """El lenguaje del cuaderno; Python si no lo dice."""
         return language or find_language(nb) or "python"

@@ -33,7 +33,7 @@ class _Echo:
         self._pipe, self._stream = pipe, stream
 
     def write(self, text: str) -> None:
-        """Manda un trozo de lo que escribe la libreta."""
+        """Manda un trozo de lo que escribe el cuaderno."""
         self._pipe.send({"stream": self._stream, "text": text})
 
     def flush(self) -> None:
@@ -48,7 +48,7 @@ def _list_options(payload: dict[str, Any]) -> list[str]:
 
 
 def _execute(payload: dict[str, Any], source: Path, target: Path, pipe: Connection) -> None:
-    """Ejecuta una libreta con papermill, con sus valores ya puestos y con el tipo que promete su celda."""
+    """Ejecuta un cuaderno con papermill, con sus valores ya puestos y con el tipo que promete su celda."""
     import nbformat
     import papermill
     from papermill.iorw import load_notebook_node
@@ -73,11 +73,11 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def _explain(error: Exception, path: str) -> Exception:
-    """Lo que impidió ejecutar una libreta: si es que no quedaba sitio para su copia, con dónde y qué hacer."""
+    """Lo que impidió ejecutar un cuaderno: si es que no quedaba sitio para su copia, con dónde y qué hacer."""
     if not isinstance(error, OSError) or error.errno not in _FULL:
         return error
     try:
-        with explain_os_errors("guardar la libreta según se ejecuta", path):
+        with explain_os_errors("guardar el cuaderno según se ejecuta", path):
             raise error
     except WorkError as told:
         return told
@@ -97,7 +97,7 @@ def _locate(error: Any, source: Path) -> dict[str, Any]:
 def run_errand(
     payload: dict[str, Any],  # lo que da `build_payload`
     env: dict[str, str],  # las variables de entorno
-    source: Path,  # dónde dejar la libreta, con sus valores puestos
+    source: Path,  # dónde dejar el cuaderno, con sus valores puestos
     target: Path,  # dónde dejar la copia ejecutada
     pipe: Connection,  # por donde contestar
 ) -> None:

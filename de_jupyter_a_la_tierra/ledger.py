@@ -27,7 +27,7 @@ STATUSES = ("pending", "running", "done", "failed")
 class Entry:
     """Un trabajo de un lote y cómo va."""
 
-    key: str  # la huella de la libreta, sus valores, sus ficheros de entrada y las versiones
+    key: str  # la huella del cuaderno, sus valores, sus ficheros de entrada y las versiones
     position: int | None  # su sitio en el lote, desde 1; `None` si la última orden ya no lo pide
     parameters: dict[str, Any] = field(default_factory=dict)  # los valores que se le dieron
     status: str = "pending"  # pending, running, done o failed
@@ -35,7 +35,7 @@ class Entry:
     started: float | None = None  # cuándo empezó la última, en segundos desde 1970
     seconds: float | None = None  # cuánto tardó
     peak_memory_mb: float | None = None  # lo más que llegó a ocupar, en MiB
-    notebook: str = ""  # la libreta ejecutada, desde la carpeta del lote
+    notebook: str = ""  # el cuaderno ejecutado, desde la carpeta del lote
     run_id: str = ""  # su ejecución en MLflow
     returned: dict[str, Any] = field(default_factory=dict)  # lo que devolvió
     error: str = ""  # por qué falló, en una frase

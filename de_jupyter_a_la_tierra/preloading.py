@@ -32,7 +32,7 @@ BASE = (
 ORDER = "TIERRA_PRELOAD"  # la variable de entorno con lo que ha de importar un proceso caliente
 _OURS = __name__.partition(".")[0]
 _known: set[str] = set()  # los paquetes que también tiene un núcleo
-_shadows: set[str] = set()  # los que la libreta tiene con el mismo nombre en su carpeta
+_shadows: set[str] = set()  # los que el cuaderno tiene con el mismo nombre en su carpeta
 
 # %% ../nbs/6_trabajos/08_preloading.ipynb #8b5f0cd8
 def _list_packages() -> set[str]:
@@ -52,7 +52,7 @@ def import_base() -> None:
     del sys.modules["pyarrow"]
 
 # %% ../nbs/6_trabajos/08_preloading.ipynb #8de19f74
-_TELLERS = {"matplotlib", "matplotlib_inline", "pandas"}  # los que preguntan si están en una libreta, y ya se les dice luego
+_TELLERS = {"matplotlib", "matplotlib_inline", "pandas"}  # los que preguntan si están en un cuaderno, y ya se les dice luego
 
 
 class _Watch:
@@ -71,7 +71,7 @@ class _Watch:
         return shared, own
 
     def notice(self, *_: Any) -> bool:
-        """Apunta que alguien ha preguntado si hay una libreta, que todavía no la hay."""
+        """Apunta que alguien ha preguntado si hay un cuaderno, que todavía no la hay."""
         frame = sys._getframe(1)
         asking = lambda: frame.f_globals.get("__name__", "")
         while frame and (asking() == __name__ or asking().startswith("IPython.")):
@@ -82,7 +82,7 @@ class _Watch:
 # %% ../nbs/6_trabajos/08_preloading.ipynb #20fd6282
 @contextmanager
 def _watching() -> Iterator[_Watch]:
-    """Mientras tanto, lo que se escriba va a un fichero, y se sabe quién pregunta si está en una libreta."""
+    """Mientras tanto, lo que se escriba va a un fichero, y se sabe quién pregunta si está en un cuaderno."""
     from IPython.core.interactiveshell import InteractiveShell
 
     def get_ipython() -> None:
@@ -121,10 +121,10 @@ def _try_import(name: str, shadows: set[str]) -> bool | None:
 
 
 def choose(
-    modules: list[str],  # lo que se puede importar por adelantado, según la libreta
-    shadows: set[str],  # los paquetes que la libreta tiene con el mismo nombre en su carpeta
+    modules: list[str],  # lo que se puede importar por adelantado, según el cuaderno
+    shadows: set[str],  # los paquetes que el cuaderno tiene con el mismo nombre en su carpeta
 ) -> list[str]:  # de ellos, los que no dejan rastro
-    """Importa unos módulos y dice cuáles se pueden tener importados sin que la libreta lo note."""
+    """Importa unos módulos y dice cuáles se pueden tener importados sin que el cuaderno lo note."""
     kept = []
     with _watching() as watch:
         shared, own = watch.look()
@@ -174,7 +174,7 @@ def _preload(modules: list[str], shadows: list[str]) -> None:
 
 # %% ../nbs/6_trabajos/08_preloading.ipynb #309392a0
 def drop_shadows() -> None:
-    """Olvida lo importado que la libreta tiene con el mismo nombre: que importe lo suyo."""
+    """Olvida lo importado que el cuaderno tiene con el mismo nombre: que importe lo suyo."""
     dropped = _shadows - _known
     for name in [name for name in sys.modules if name.partition(".")[0] in dropped]:
         del sys.modules[name]

@@ -24,17 +24,17 @@ FOLDER = "notebooks"
 
 def name_copy(
     entry: Entry,  # un trabajo
-    job: str,  # el nombre de su libreta
+    job: str,  # el nombre de su cuaderno
 ) -> str:
-    """Dónde queda la libreta ejecutada de un trabajo, desde la carpeta del lote."""
+    """Dónde queda el cuaderno ejecutado de un trabajo, desde la carpeta del lote."""
     return f"{FOLDER}/{entry.position:03d}-{job}-{entry.key[:8]}.ipynb"
 
 # %% ../nbs/6_trabajos/23_recovery.ipynb #c008
 def write_copy(
     path: Path,  # dónde
-    text: str,  # la libreta ejecutada
+    text: str,  # el cuaderno ejecutado
 ) -> None:
-    """Guarda una libreta entera o nada, y no vuelve hasta que está en el disco; `WorkError` si no cabe."""
+    """Guarda un cuaderno entero o nada, y no vuelve hasta que está en el disco; `WorkError` si no cabe."""
     with atomic_path(path) as draft, draft.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -102,7 +102,7 @@ def recover(
     ledger: Ledger,  # el libro del lote
     runs: Runs,  # las ejecuciones del proyecto
     folder: Path,  # la carpeta del lote
-    job: str,  # el nombre de la libreta
+    job: str,  # el nombre del cuaderno
 ) -> None:
     """Termina lo que una orden anterior dejó casi hecho y deshace lo que dejó a medias, aquí y en MLflow."""
     for draft in (folder / FOLDER).glob(".*.tmp"):

@@ -73,14 +73,14 @@ class Runs:
     def close(
         self,
         run_id: str,  # lo que dio `open`
-        notebook: Path,  # la libreta ejecutada
+        notebook: Path,  # el cuaderno ejecutado
         done: bool = True,  # si salió bien
         values: Mapping[str, Any] | None = None,  # los valores que se le dieron
         metrics: Mapping[str, float] | None = None,  # los números que devolvió
         ended: float | None = None,  # cuándo acabó, si no es ahora; en segundos desde 1970
     ) -> None:
         """Guarda en la ejecución lo que salió del trabajo y la cierra; repetirlo no cambia nada."""
-        consequence = f"la libreta ejecutada solo queda en «{notebook}»"
+        consequence = f"el cuaderno ejecutado solo queda en «{notebook}»"
         self._try(lambda: run_id and self._close(run_id, notebook, done, values or {}, metrics or {}, ended), None, consequence)
 
     def _close(self, run_id: str, notebook: Path, done: bool, values: Mapping, metrics: Mapping, ended: float | None) -> None:
@@ -135,7 +135,7 @@ class Runs:
         run_id: str,  # la ejecución de un trabajo
         remote: bool = False,  # si el trabajo puede acabar en otra máquina
     ) -> dict[str, str]:  # vacío si no hay nada que decirle
-        """Lo que la libreta ha de encontrar en su entorno; una base local no se manda a otra máquina."""
+        """Lo que el cuaderno ha de encontrar en su entorno; una base local no se manda a otra máquina."""
         if not run_id or self._client is None or (remote and not self._client.tracking_uri.startswith("http")):
             return {}
         return {"MLFLOW_RUN_ID": run_id, "MLFLOW_TRACKING_URI": self._client.tracking_uri}

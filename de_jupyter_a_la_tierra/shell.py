@@ -116,7 +116,7 @@ _MAIN = process.current_process()  # en el proceso caliente, el principal
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c013
 def _become_main(out: Connection, err: Connection, env: dict[str, str], cwd: str) -> None:
-    """Deja el proceso como si acabara de nacer para la libreta: entorno, carpeta, rutas y salidas."""
+    """Deja el proceso como si acabara de nacer para el cuaderno: entorno, carpeta, rutas y salidas."""
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
     os.environ.clear()
@@ -133,7 +133,7 @@ def _become_main(out: Connection, err: Connection, env: dict[str, str], cwd: str
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c014
 def _introduce(shell: Any) -> None:
-    """Dice a las bibliotecas ya importadas que están en una libreta, que es algo que miran al importarse."""
+    """Dice a las bibliotecas ya importadas que están en un cuaderno, que es algo que miran al importarse."""
     if "pandas" in sys.modules:
         sys.modules["pandas"].set_option("display.max_columns", 20)  # en un terminal pone 0: las que quepan
     if "matplotlib" in sys.modules:
@@ -148,7 +148,7 @@ def run_cells(
     messages: Connection,  # por aquí salen los mensajes
     out: Connection,  # lo que se escriba en la salida
     err: Connection,  # lo que se escriba en la salida de errores
-    env: dict[str, str],  # las variables de entorno de la libreta
+    env: dict[str, str],  # las variables de entorno del cuaderno
     cwd: str,  # la carpeta en la que se ejecuta
     argv: list[str],  # opciones para IPython, como las de un núcleo
     spare: list[Connection] = (),  # los otros extremos, que aquí sobran si se ha bifurcado quien los tiene
@@ -164,7 +164,7 @@ def run_cells(
     app.initialize(["--HistoryManager.hist_file=:memory:", *argv])
     _introduce(app.shell)
     asyncio.run(_serve(app.kernel, session, requests))
-    session.closed = True  # ya no escucha nadie: lo que se diga al salir no sale en la libreta
+    session.closed = True  # ya no escucha nadie: lo que se diga al salir no sale en el cuaderno
     for number in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     threading._shutdown()
@@ -174,7 +174,7 @@ def run_cells(
 # %% ../nbs/6_trabajos/12_shell.ipynb #sh02
 def run_kernel(
     argv: list[str],  # las opciones de ipykernel
-    env: dict[str, str],  # las variables de entorno de la libreta
+    env: dict[str, str],  # las variables de entorno del cuaderno
     cwd: str,  # la carpeta en la que se ejecuta
 ) -> None:
     """Hace de núcleo de Jupyter en un proceso recién bifurcado; no vuelve hasta que lo despiden."""

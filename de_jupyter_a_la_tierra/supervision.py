@@ -73,7 +73,7 @@ def interrupt(
 def kill_workers(
     pid: int,  # el proceso que se vigila
 ) -> None:
-    """Mata a los que ejecutan las celdas; el que lleva la libreta sigue, para guardar lo que haya."""
+    """Mata a los que ejecutan las celdas; el que lleva el cuaderno sigue, para guardar lo que haya."""
     for process in list_workers(pid):
         with suppress(psutil.Error):
             process.kill()

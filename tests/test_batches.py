@@ -63,7 +63,7 @@ if what == "grow":
     time.sleep(600)
 if what == "full":
     open("/dev/full", "w").write("x" * 9000)
-if what == "choke":  # quien guarda la libreta se queda sin sitio
+if what == "choke":  # quien guarda el cuaderno se queda sin sitio
     resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (9000, 9000))
     print("x" * 20000)
 if what == "die":
@@ -75,7 +75,7 @@ if what == "once" and not Path(f"once-{n}").exists():
 
 
 def write_notebook(path: Path, title: str = "# Un número", source: str = SOURCE) -> Path:
-    """Una libreta que, según se le pida, hace una cuenta, falla, se cuelga, engorda o muere."""
+    """Un cuaderno que, según se le pida, hace una cuenta, falla, se cuelga, engorda o muere."""
     cells = [
         new_markdown_cell(title), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(source),
         new_code_cell("hand_back(square=n ** 2)"),
@@ -95,7 +95,7 @@ def executor():
 
 @pytest.fixture
 def project(tmp_path) -> Project:
-    """Un proyecto sin MLflow, con su libreta."""
+    """Un proyecto sin MLflow, con su cuaderno."""
     write_notebook(tmp_path / "number.ipynb")
     return Project(tmp_path, "numbers", tmp_path / "conf", installed=False)
 
@@ -114,7 +114,7 @@ def batch(project, monkeypatch) -> Callable[..., tuple]:
 
 
 def read_copy(project: Project, entry: Entry) -> nbformat.NotebookNode:
-    """La libreta ejecutada de un trabajo, comprobada."""
+    """El cuaderno ejecutado de un trabajo, comprobado."""
     notebook = nbformat.read(project.root / "lote" / entry.notebook, as_version=4)
     nbformat.validate(notebook)
     return notebook
@@ -152,12 +152,12 @@ def test_retries(batch):
 
 
 def test_no_room_for_one_job(project, batch):
-    """Si a un trabajo le falta sitio, en lo suyo o al guardar su libreta, se dice dónde; los demás siguen y se puede repetir."""
+    """Si a un trabajo le falta sitio, en lo suyo o al guardar su cuaderno, se dice dónde; los demás siguen y se puede repetir."""
     asked = ({"n": 1, "what": "full"}, {"n": 2, "what": "choke"}, {"n": 3})
     summary, entries = batch(*asked)
     assert (summary.done, summary.failed) == (1, 2) and entries[2].returned == {"square": 9}
     assert "falló en la celda 3: no queda sitio en el disco. Lo provisional se escribe en «" in entries[0].error
-    assert re.search(r"^No se pudo guardar la libreta según se ejecuta en «.+»: el sistema no deja escribir", entries[1].error)
+    assert re.search(r"^No se pudo guardar el cuaderno según se ejecuta en «.+»: el sistema no deja escribir", entries[1].error)
     for entry in entries:
         assert read_copy(project, entry).metadata.tierra.error == entry.error
     again, entries = batch(*asked)
@@ -325,7 +325,7 @@ def test_a_job_finds_the_environment_of_its_order(project, monkeypatch):
     (None, Watched({"status": "died"}, "memory"), "memory"),
 ])
 def test_what_the_process_left_is_judged(project, monkeypatch, left, watched, status):
-    """Una copia a medias no es una copia: queda la libreta; y quien llegó a terminar, terminó, aunque ya se le fuera a parar."""
+    """Una copia a medias no es una copia: queda el cuaderno; y quien llegó a terminar, terminó, aunque ya se le fuera a parar."""
     target = project.root / "out.ipynb"
 
     def watch(*args) -> Watched:
@@ -515,8 +515,8 @@ def test_what_was_cut_is_settled(tmp_path):
 
 BAD = {  # la orden → código de salida y parte de la frase
     "unknown job": (["entrena"], 2, "No existe el trabajo «entrena»"),
-    "unknown path": (["nada.ipynb"], 2, "No existe la libreta «nada.ipynb»"),
-    "not a notebook": (["broken.ipynb"], 2, "no es una libreta de Jupyter"),
+    "unknown path": (["nada.ipynb"], 2, "No existe el cuaderno «nada.ipynb»"),
+    "not a notebook": (["broken.ipynb"], 2, "no es un cuaderno de Jupyter"),
     "unknown parameter": (["number.ipynb", "-p", "m=3"], 2, "No existe el parámetro «m»."),
     "unknown in the grid": (["number.ipynb", "--grid", "wat=square,fail"], 2, "¿Querías decir «what»?"),
     "wrong type": (["number.ipynb", "-p", "n", "muchos"], 2, "ha de ser un número entero, y es 'muchos'"),
@@ -574,7 +574,7 @@ def test_bad_calls(place, monkeypatch, args, code, says):
         (["number.ipynb", "--workers", "0"], "--workers"),
         (["number.ipynb", "--timeout", "-1"], "--timeout"),
         (["number.ipynb", "--engine", "otro"], "--engine"),
-        ([], "LIBRETA"),
+        ([], "CUADERNO"),
         (["number.ipynb", "-p", "n"], "-p"),
     ],
     ids=["no workers", "negative", "engine", "nothing", "half a parameter"],
@@ -606,7 +606,7 @@ def find_runs(folder: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Una carpeta con la libreta, que con el paquete instalado ya es un proyecto con MLflow."""
+    """Una carpeta con el cuaderno, que con el paquete instalado ya es un proyecto con MLflow."""
     folder = tmp_path_factory.mktemp("batch")
     write_notebook(folder / "number.ipynb")
     (folder / "runs.csv").write_text("n;what\n1;square\n2;\n3;fail\n1;square\n")
@@ -614,7 +614,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_from_the_terminal(folder, tierra):
-    """Un lote de tres con uno malo: líneas, código 1 y, en MLflow, el enlace entre trabajo, libreta y ejecución."""
+    """Un lote de tres con uno malo: líneas, código 1 y, en MLflow, el enlace entre trabajo, cuaderno y ejecución."""
     done = tierra("jobs", "run", "number.ipynb", "--table", "runs.csv", "--out", "lote", "--workers", "2", cwd=folder)
     assert done.returncode == 1 and "Trabajos hechos: 2" in done.stdout
     assert "Trabajos repetidos: 1" in done.stderr
@@ -717,7 +717,7 @@ def test_without_mlflow_the_batch_is_done_and_noted_later(folder, tierra, monkey
 
 
 def test_help_shows_the_parameters(place, monkeypatch):
-    """La ayuda de una libreta enseña sus parámetros, y la de todas, un ejemplo."""
+    """La ayuda de un cuaderno enseña sus parámetros, y la de todos, un ejemplo."""
     monkeypatch.chdir(place)
     shown = CliRunner().invoke(jobs, ["run", "number.ipynb", "--help"]).output
     assert "Parámetros de «number»" in shown and "un número, [0, 100]" in shown

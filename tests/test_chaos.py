@@ -1,4 +1,4 @@
-"""Un lote al que le pasa de todo: al final, cada trabajo una vez, con su libreta y su ejecución, y nada a medias."""
+"""Un lote al que le pasa de todo: al final, cada trabajo una vez, con su cuaderno y su ejecución, y nada a medias."""
 import json
 import os
 import random
@@ -29,7 +29,7 @@ hand_back(square=seed ** 2)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Una carpeta con una libreta que tarda un poco y devuelve un número."""
+    """Una carpeta con un cuaderno que tarda un poco y devuelve un número."""
     folder = tmp_path_factory.mktemp("chaos")
     notebook = new_notebook(cells=[new_code_cell("seed: int = 0", metadata={"tags": ["parameters"]}), new_code_cell(SOURCE)])
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
@@ -85,7 +85,7 @@ def find_runs(folder: Path) -> list[dict[str, str]]:
 
 
 def test_exactly_once(folder, tierra):
-    """Tres SIGKILL a quien lo lleva, un worker muerto y un disco que se niega: 40 resultados, 40 libretas, 40 ejecuciones."""
+    """Tres SIGKILL a quien lo lleva, un worker muerto y un disco que se niega: 40 resultados, 40 cuadernos, 40 ejecuciones."""
     print(f"TIERRA_CHAOS_SEED={SEED}")
     chance, done = random.Random(SEED), {}
 

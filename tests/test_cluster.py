@@ -98,7 +98,7 @@ def cluster(tmp_path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def job(tmp_path) -> Path:
-    """Una libreta que deja una nota al empezar, espera un rato y devuelve un cuadrado."""
+    """Un cuaderno que deja una nota al empezar, espera un rato y devuelve un cuadrado."""
     parameters = "number: int = 0  # un número\npause: float = 0.2  # segundos\nnotes: str = '.'  # dónde se apunta"
     notebook = new_notebook(cells=[
         new_markdown_cell("# Cuadrado\n> Eleva al cuadrado sin prisa."),
@@ -112,7 +112,7 @@ def job(tmp_path) -> Path:
 
 
 def ask(job: Path, **values) -> dict:
-    """El encargo de una vez de la libreta."""
+    """El encargo de una vez del cuaderno."""
     values = {"notes": str(job.parent / "notes"), **values}
     return build_payload(find_project(job.parent), job, values, job.parent / "out.ipynb")
 

@@ -1,4 +1,4 @@
-"""Comparar de verdad: lo que un lote o unas libretas ejecutadas dejan en una carpeta, en una tabla y en una página."""
+"""Comparar de verdad: lo que un lote o unos cuadernos ejecutados dejan en una carpeta, en una tabla y en una página."""
 import math
 from html.parser import HTMLParser
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_names_never_step_on_each_other(tmp_path):
 
 
 def test_a_folder_of_notebooks_is_enough(tmp_path):
-    """Sin libro y sin nada nuestro: las libretas que ejecutó papermill, también la que falló; las demás no cuentan."""
+    """Sin libro y sin nada nuestro: los cuadernos que ejecutó papermill, también el que falló; los demás no cuentan."""
     source = "from de_jupyter_a_la_tierra.outcomes import hand_back\nhand_back(double=2 * n)\nassert n < 3, 'demasiado'"
     cells = [new_code_cell("n: int = 1", metadata={"tags": ["parameters"]}), new_code_cell(source)]
     kernel = {"name": "python3", "language": "python", "display_name": "python3"}

@@ -78,15 +78,15 @@ VARIETY = [
 
 
 def build(*sources: str, tags: tuple[str, ...] = (), language: str = "python") -> NotebookNode:
-    """Una libreta con una celda de parámetros y las que se digan."""
-    cells = [new_code_cell("name = 'Ana'", metadata={"tags": ["parameters"]}), new_markdown_cell("# Una libreta")]
+    """Un cuaderno con una celda de parámetros y las que se digan."""
+    cells = [new_code_cell("name = 'Ana'", metadata={"tags": ["parameters"]}), new_markdown_cell("# Un cuaderno")]
     notebook = new_notebook(cells=cells + [new_code_cell(source, metadata={"tags": list(tags)}) for source in sources])
     notebook.metadata["kernelspec"] = {"name": "python3", "language": language, "display_name": "Python 3"}
     return notebook
 
 
 def run(notebook: NotebookNode | Path, output: Path, engine: str = "tierra", values: dict | None = None, **options) -> NotebookNode:
-    """Ejecuta una libreta con un motor; falle o no, devuelve lo que quedó escrito."""
+    """Ejecuta un cuaderno con un motor; falle o no, devuelve lo que quedó escrito."""
     source = nbformat.from_dict(notebook) if isinstance(notebook, dict) else notebook
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST", raising=False)  # con ella, ipykernel no recoge lo que escriben C y los subprocesos
@@ -108,12 +108,12 @@ def summarize(cell: NotebookNode) -> dict:
 
 
 def find_code(notebook: NotebookNode) -> list[NotebookNode]:
-    """Las celdas de código de una libreta."""
+    """Las celdas de código de un cuaderno."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def compare(known: NotebookNode, ours: NotebookNode) -> None:
-    """Dos copias de una libreta tienen las mismas salidas, celda a celda."""
+    """Dos copias de un cuaderno tienen las mismas salidas, celda a celda."""
     assert len(known.cells) == len(ours.cells)
     for one, other in zip(known.cells, ours.cells, strict=True):
         assert one.source == other.source
@@ -336,7 +336,7 @@ def test_a_letter_in_two_pieces_and_a_dead_process() -> None:
 
 
 def test_cells_live_apart(tmp_path) -> None:
-    """Cada libreta, en su sesión de procesos, en su carpeta y sin apuntar nada en el historial de la persona; y se espera a sus hilos."""
+    """Cada cuaderno, en su sesión de procesos, en su carpeta y sin apuntar nada en el historial de la persona; y se espera a sus hilos."""
     thread = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.3), open('hilo', 'w').close())).start()"
     with chdir(tmp_path):
         notebook = run(build(thread, "import os\nos.getsid(0) == os.getpid(), get_ipython().history_manager.hist_file"), tmp_path / "out.ipynb")
@@ -345,7 +345,7 @@ def test_cells_live_apart(tmp_path) -> None:
 
 
 def test_nothing_is_left_of_a_failed_notebook(tmp_path, monkeypatch) -> None:
-    """Al volver el error el proceso ya no está; y ni el entorno ni la carpeta de antes llegan a la libreta siguiente."""
+    """Al volver el error el proceso ya no está; y ni el entorno ni la carpeta de antes llegan al cuaderno siguiente."""
     monkeypatch.setenv("LEFT", "sí")
     code = "import colorsys, os\nprint(os.getpid(), os.getenv('LEFT'), os.getcwd())"
     with pytest.raises(PapermillExecutionError):
@@ -467,7 +467,7 @@ def test_a_warm_kernel_as_a_cold_one(tmp_path) -> None:
 
 
 def execute(source: Path, output: Path, **options) -> int:
-    """Ejecuta una libreta en un proceso caliente, como hace un lote; devuelve cómo acabó."""
+    """Ejecuta un cuaderno en un proceso caliente, como hace un lote; devuelve cómo acabó."""
     process = warm_context([]).Process(
         target=papermill.execute_notebook, args=(str(source), str(output)),
         kwargs={"engine_name": "tierra", "progress_bar": False}, **options,

@@ -1,4 +1,4 @@
-"""Lo que sale de una libreta es lo mismo sola que en un lote: su azar, su código y lo que escriben las bibliotecas al importarse."""
+"""Lo que sale de un cuaderno es lo mismo sola que en un lote: su azar, su código y lo que escriben las bibliotecas al importarse."""
 import json
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ DRAW = (
 
 
 def write_notebook(path: Path, *cells: str) -> Path:
-    """Una libreta con un parámetro y las celdas que se digan."""
+    """Un cuaderno con un parámetro y las celdas que se digan."""
     parameters = new_code_cell("n: int = 0  # cuál es", metadata={"tags": ["parameters"]})
     notebook = new_notebook(cells=[parameters, *map(new_code_cell, cells)])
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
@@ -41,12 +41,12 @@ def write_notebook(path: Path, *cells: str) -> Path:
 
 @pytest.fixture
 def batch(tmp_path, monkeypatch) -> Callable[..., list[Entry]]:
-    """Hace un lote de una libreta con esas celdas, en una carpeta sin MLflow, y devuelve su libro."""
+    """Hace un lote de un cuaderno con esas celdas, en una carpeta sin MLflow, y devuelve su libro."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
     project = Project(tmp_path, "faithful", tmp_path / "conf", installed=False)
 
-    def run(*cells: str, count: int = 2, executor=2, name: str = "libreta", **policy) -> list[Entry]:
+    def run(*cells: str, count: int = 2, executor=2, name: str = "cuaderno", **policy) -> list[Entry]:
         notebook = write_notebook(tmp_path / f"{name}.ipynb", *cells)
         asked = identify_jobs(notebook, [{"n": n} for n in range(count)], tmp_path, seed=policy.get("seed"))
         summary = run_batch(project, notebook, asked, tmp_path / f"lote-{name}", executor, Policy(**policy))
@@ -78,12 +78,12 @@ def test_every_job_has_its_own_luck(batch, count) -> None:
 def test_a_seed_repeats_its_job(batch, tmp_path) -> None:
     """La semilla está en el libro, en la tabla y en la copia; con ella se repite el trabajo, suelto, en otro lote y con otro motor."""
     entries = batch(IMPORTS, DRAW)
-    table = load_batch(tmp_path / "lote-libreta")
+    table = load_batch(tmp_path / "lote-cuaderno")
     assert table["random_seed"].tolist() == [entry.random_seed for entry in entries]
     for entry, engine in zip(entries, ("tierra", "nbclient"), strict=True):
-        seal = json.loads((tmp_path / "lote-libreta" / entry.notebook).read_text(encoding="utf-8"))["metadata"]["tierra"]
+        seal = json.loads((tmp_path / "lote-cuaderno" / entry.notebook).read_text(encoding="utf-8"))["metadata"]["tierra"]
         assert seal["random_seed"] == entry.random_seed
-        copy = run_job(batch.project, "libreta.ipynb", entry.parameters, tmp_path / "otra.ipynb", seed=entry.random_seed, engine=engine)
+        copy = run_job(batch.project, "cuaderno.ipynb", entry.parameters, tmp_path / "otra.ipynb", seed=entry.random_seed, engine=engine)
         assert read_outcomes(copy) == entry.returned
 
 
@@ -96,11 +96,11 @@ def test_the_seed_of_a_batch(batch, tmp_path) -> None:
 
 
 def test_a_notebook_that_seeds_itself(batch) -> None:
-    """Lo que la libreta decide no se toca, tampoco si importa después."""
+    """Lo que el cuaderno decide no se toca, tampoco si importa después."""
     source = f"import random\nimport numpy as np\n{RETURN}\nnp.random.seed(0)\nrandom.seed(0)\nimport sklearn.ensemble"
     entries = batch(source, "hand_back(drawn=np.random.rand(), plain=random.random())", count=3)
     assert [entry.returned["drawn"] for entry in entries] == [0.5488135039273248] * 3
-    alone = run_job(batch.project, "libreta.ipynb", output=Path("sola.ipynb"), engine="nbclient")
+    alone = run_job(batch.project, "cuaderno.ipynb", output=Path("sola.ipynb"), engine="nbclient")
     assert {json.dumps(entry.returned) for entry in entries} == {json.dumps(read_outcomes(alone))}
 
 
@@ -111,7 +111,7 @@ def test_a_generator_that_comes_late(batch, tmp_path) -> None:
     cells = (f"import sys\nsys.path.append('nada')\nimport numpy as np\nimport torch\n{RETURN}", "hand_back(a=np.random.rand(), b=torch.rand())")
     entries = batch(*cells)
     assert len({entry.returned[name] for entry in entries for name in "ab"}) == 4
-    copy = run_job(batch.project, "libreta.ipynb", entries[0].parameters, tmp_path / "otra.ipynb", seed=entries[0].random_seed)
+    copy = run_job(batch.project, "cuaderno.ipynb", entries[0].parameters, tmp_path / "otra.ipynb", seed=entries[0].random_seed)
     assert read_outcomes(copy) == entries[0].returned
 
 
@@ -119,10 +119,10 @@ def test_the_order_says_the_seed_and_takes_it(tmp_path, monkeypatch) -> None:
     """La terminal dice con qué semilla se repite, también si falla, y no admite cualquiera."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
-    write_notebook(tmp_path / "libreta.ipynb", "import random\nprint('sale', random.random())", "assert n == 0, 'no es cero'")
+    write_notebook(tmp_path / "cuaderno.ipynb", "import random\nprint('sale', random.random())", "assert n == 0, 'no es cero'")
 
     def ask(*args: str) -> str:
-        result = CliRunner().invoke(jobs, ["run", "libreta.ipynb", *args])
+        result = CliRunner().invoke(jobs, ["run", "cuaderno.ipynb", *args])
         return f"{result.output}{result.exception or ''}"
 
     told = ask("-o", "una.ipynb")
@@ -146,14 +146,14 @@ def test_what_is_here_wins_over_what_is_installed(batch, tmp_path) -> None:
 
 
 def test_names_of_the_standard_library(batch, tmp_path) -> None:
-    """Ni un fichero que se llama como uno de Python estorba a quien arranca los procesos, ni lo ve la libreta: en un núcleo, tampoco."""
+    """Ni un fichero que se llama como uno de Python estorba a quien arranca los procesos, ni lo ve el cuaderno: en un núcleo, tampoco."""
     for name in ("random", "queue", "socket", "statistics"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('este no')\n", encoding="utf-8")
     assert [entry.returned["mean"] for entry in batch(f"import statistics, random, queue\n{RETURN}", "hand_back(mean=statistics.mean([1, 3]))")] == [2, 2]
 
 
 def test_code_that_is_edited_makes_another_job(batch, tmp_path, monkeypatch) -> None:
-    """Ni un valor viejo ni un «ya lo estaba»: se sigue lo que la libreta importa, lo que eso importa, y lo de PYTHONPATH."""
+    """Ni un valor viejo ni un «ya lo estaba»: se sigue lo que el cuaderno importa, lo que eso importa, y lo de PYTHONPATH."""
     lib = tmp_path / "lib"
     lib.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(lib))
@@ -166,11 +166,11 @@ def test_code_that_is_edited_makes_another_job(batch, tmp_path, monkeypatch) -> 
             (tmp_path / path).write_text(f"value = {number}", encoding="utf-8")
         [entry] = batch(*cells, count=1)
         assert entry.returned == [{"near": 0, "far": 0}, {"near": 0, "far": 1}, {"near": 2, "far": 1}, {"near": 2, "far": 3}, {"near": 2, "far": 3}][number]
-    assert len(read_ledger(tmp_path / "lote-libreta")) == 1 and entry.attempts == 1
+    assert len(read_ledger(tmp_path / "lote-cuaderno")) == 1 and entry.attempts == 1
 
 
 def test_what_a_library_reads_or_takes_when_imported(batch, tmp_path) -> None:
-    """El entorno que carga la libreta está puesto cuando importa; NumPy no está importado si nadie lo pidió; doctest encuentra su `pdb`."""
+    """El entorno que carga el cuaderno está puesto cuando importa; NumPy no está importado si nadie lo pidió; doctest encuentra su `pdb`."""
     (tmp_path / ".env").write_text("TQDM_MININTERVAL=7\n", encoding="utf-8")
     cells = (
         f"import sys\n{RETURN}\nloaded = 'numpy' in sys.modules",
@@ -186,7 +186,7 @@ def test_what_a_library_reads_or_takes_when_imported(batch, tmp_path) -> None:
 def test_what_a_library_says_when_imported(batch, tmp_path) -> None:
     """Lo que una biblioteca escribe al importarse sale en su celda, en todos los trabajos."""
     for entry in batch("import json", "import this", "import csv"):
-        texts = read_texts(tmp_path / "lote-libreta", entry)
+        texts = read_texts(tmp_path / "lote-cuaderno", entry)
         assert [len(text) > 100 for text in texts if text != ""] == [True] and "Beautiful is better" in "".join(texts)
 
 

@@ -29,12 +29,12 @@ PYTHON = {"kernelspec": {"name": "python3", "language": "python", "display_name"
 
 
 def build(*sources: str) -> NotebookNode:
-    """Una libreta con esas celdas."""
+    """Un cuaderno con esas celdas."""
     return new_notebook(cells=[new_code_cell(source) for source in sources], metadata=PYTHON)
 
 
 def run(notebook: NotebookNode, output: Path | str | None, engine: str = "tierra", **options) -> NotebookNode:
-    """Ejecuta una libreta y la devuelve."""
+    """Ejecuta un cuaderno y la devuelve."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST", raising=False)
         output = str(output) if output else None
@@ -69,7 +69,7 @@ class Broken:
 
 @pytest.fixture
 def broken() -> Iterator[Broken]:
-    """Un almacén que se estropea a mitad de la libreta."""
+    """Un almacén que se estropea a mitad del cuaderno."""
     store, before = Broken(), list(papermill_io._handlers)
     papermill_io.register("roto://", store)
     yield store
@@ -81,7 +81,7 @@ def test_an_autosave_that_fails_ends_the_job(broken, caplog) -> None:
     endless = "import itertools\nfor number in itertools.count():\n    display(number)"
     with pytest.raises(ConnectionError, match="el almacén no contesta"):
         run(build("'antes'", endless), "roto://out.ipynb", autosave_cell_every=0.01)
-    assert "La libreta no se ha podido seguir ejecutando. ConnectionError: el almacén no contesta" in caplog.text
+    assert "El cuaderno no se ha podido seguir ejecutando. ConnectionError: el almacén no contesta" in caplog.text
     assert "Task was destroyed" not in caplog.text
 
 
@@ -94,7 +94,7 @@ def test_a_full_disk_ends_the_job(tmp_path) -> None:
         cwd=tmp_path, capture_output=True, text=True, timeout=50,
     )
     assert done.returncode == 1
-    assert f"La libreta no se ha podido seguir ejecutando. OSError: [Errno {errno.ENOSPC}]" in done.stderr
+    assert f"El cuaderno no se ha podido seguir ejecutando. OSError: [Errno {errno.ENOSPC}]" in done.stderr
     cell = nbformat.read(tmp_path / "out.ipynb", 4).cells[0]
     assert cell.metadata.papermill.status == "failed" and cell.outputs[-1].ename == "OSError"
 
@@ -227,7 +227,7 @@ def slow_module(tmp_path, monkeypatch) -> str:
 
 
 def test_preloading_does_not_count(tmp_path, slow_module) -> None:
-    """Lo que tarda en estar listo el proceso caliente no sale del plazo de la libreta."""
+    """Lo que tarda en estar listo el proceso caliente no sale del plazo del cuaderno."""
     cells = CellProcess([slow_module], dict(os.environ))
     try:
         cells.start([])
@@ -259,7 +259,7 @@ def test_a_process_that_hangs_up(tmp_path, caplog, code) -> None:
 
     with pytest.raises(DeadKernelError):
         run(build(code), tmp_path / "out.ipynb")
-    assert "El proceso de la libreta ha muerto" in caplog.text
+    assert "El proceso del cuaderno ha muerto" in caplog.text
 
 
 # --- Widgets --------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def list_group(group: int) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Todo lo que una libreta ejecutada enseña como texto."""
+    """Todo lo que un cuaderno ejecutado enseña como texto."""
     outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
     return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
 
@@ -80,14 +80,14 @@ def model_cards(folder: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("data/06_models/*/*/*/model.json"))]
 
 
-# --- Las libretas ------------------------------------------------------------------------------------------------
+# --- Los cuadernos -----------------------------------------------------------------------------------------------
 
 CONF = {  # lo de globals.yml gana: en los parámetros es solo una referencia
     key: value
     for name in ("parameters_2_kedro", "globals")
     for key, value in yaml.safe_load((PROJECT.conf / f"base/{name}.yml").read_text(encoding="utf-8")).items()
 }
-OWN = {  # los que no son un parámetro del proyecto, sino de la propia libreta
+OWN = {  # los que no son un parámetro del proyecto, sino del propio cuaderno
     "entrenar": {"params", "model_type"}, "predecir": {"model_version"}, "informe": {"model_version", "metric"},
 }
 KINDS = {"str": str, "float": float, "dict": dict, "Path": str}
@@ -104,14 +104,14 @@ def test_defaults_agree_with_the_configuration(name):
 
 
 def test_notebooks_import_only_tools():
-    """Las mismas libretas sirven a cualquier proyecto: no saben nada de gatos."""
+    """Los mismos cuadernos sirven a cualquier proyecto: no saben nada de gatos."""
     for path in JOBS.values():
         source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
         assert "catfood" not in source and "#| export" not in source
 
 
 def test_a_project_can_have_its_own(folder, tmp_path):
-    """Una libreta del proyecto con el mismo nombre es la que se ejecuta; las demás siguen ahí."""
+    """Un cuaderno del proyecto con el mismo nombre es el que se ejecuta; los demás siguen ahí."""
     project = find_project(tmp_path)
     own = tmp_path / "nbs/6_trabajos/entrenar.ipynb"
     own.parent.mkdir(parents=True)
@@ -131,10 +131,10 @@ def test_the_sweep_is_only_offered_in_the_example(tmp_path):
 
 
 def test_training_leaves_its_notebook_in_its_run(folder, trained):
-    """El entrenamiento pedido se hace, se cuenta mientras se hace y queda en una sola ejecución, libreta incluida."""
+    """El entrenamiento pedido se hace, se cuenta mientras se hace y queda en una sola ejecución, cuaderno incluido."""
     assert trained.returncode == 0, trained.stderr
     assert "bundle_model" in trained.stderr and "Acierto gemelas juntas" in trained.stdout
-    [output] = re.findall(r"Libreta ejecutada +(data/08_reporting/jobs/entrenar-\S+\.ipynb)", trained.stdout)
+    [output] = re.findall(r"Cuaderno ejecutado +(data/08_reporting/jobs/entrenar-\S+\.ipynb)", trained.stdout)
     card, run = model_cards(folder)[0], find_runs(folder, "entrenar")[0]
     assert "RandomForest" in card["estimator"]
     assert (run["status"], run["id"]) == ("FINISHED", card["run_id"])
@@ -144,7 +144,7 @@ def test_training_leaves_its_notebook_in_its_run(folder, trained):
 
 
 def test_a_failed_job_keeps_its_notebook(folder, trained, tierra):
-    """Un trabajo que falla lo dice en una frase, con su código, y su libreta queda aquí y en MLflow."""
+    """Un trabajo que falla lo dice en una frase, con su código, y su cuaderno queda aquí y en MLflow."""
     done = tierra("jobs", "run", "predecir", "-p", "input", "nada.csv", "-o", "mal.ipynb", cwd=folder)
     assert done.returncode == 2 and "No existe" in done.stderr and "«mal.ipynb»" in done.stderr
     assert "Traceback" not in done.stderr
@@ -183,7 +183,7 @@ def test_the_rest_of_the_configuration_from_a_file(folder, trained, tierra):
 
 @pytest.mark.long
 def test_without_mlflow_the_job_is_done_anyway(folder, trained, tierra, monkeypatch):
-    """Con un servidor que no contesta se avisa, y la libreta y las predicciones quedan igual."""
+    """Con un servidor que no contesta se avisa, y el cuaderno y las predicciones quedan igual."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     done = tierra("jobs", "run", "predecir", "-p", "input", "comidas.csv", "-p", "max_bad_share", "0.6",
                   "-p", "output", "solo.csv", "-o", "solo.ipynb", cwd=folder)

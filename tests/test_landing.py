@@ -1,4 +1,5 @@
 """`tierra stage`: cada etapa contiene la anterior, se basta sola y nunca pisa lo que cambió su dueño."""
+import ast
 import json
 import re
 import shutil
@@ -109,10 +110,15 @@ def test_exports_as_nbdev_does(path):
 
 
 def test_the_conftest_that_travels_is_ours():
-    """El arreglo de nbval que se lleva el proyecto es el mismo que usamos aquí."""
+    """Los cuadernos que se lleva el proyecto se recogen como los de aquí: se saltan los mismos cuadernos y las mismas celdas."""
     paths = ("conftest.py", "templates/common/1/conftest.py.jinja")
-    ours, theirs = ((ROOT / path).read_text(encoding="utf-8") for path in paths)
-    assert ours == theirs
+    ours, theirs = (ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in paths)
+    for name, kind in (("pytest_ignore_collect", ast.FunctionDef), ("eval", ast.Call)):
+        found = [
+            {ast.dump(node) for node in ast.walk(tree) if isinstance(node, kind) and name in (getattr(node, "name", ""), *re.findall("eval", ast.unparse(node)[:40]))}
+            for tree in (ours, theirs)
+        ]
+        assert found[1] and found[1] <= found[0], name
 
 
 def test_the_diff_of_a_stage():

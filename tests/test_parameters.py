@@ -1,4 +1,4 @@
-"""Los parámetros de una libreta, de punta a punta: lo que se declara, lo que se comprueba y lo que recibe la libreta."""
+"""Los parámetros de un cuaderno, de punta a punta: lo que se declara, lo que se comprueba y lo que recibe el cuaderno."""
 import json
 import subprocess
 import sys
@@ -61,7 +61,7 @@ SHOW = "print(repr([name, times, share, loud, day, at, sheet, extra, model, colo
 
 
 def write_notebook(path: Path, *sources: str) -> Path:
-    """Una libreta cuya primera celda es la de parámetros."""
+    """Un cuaderno cuya primera celda es la de parámetros."""
     cells = [new_code_cell(source) for source in sources]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"name": "python3", "language": "python", "display_name": "python3"}
@@ -71,8 +71,8 @@ def write_notebook(path: Path, *sources: str) -> Path:
 
 @pytest.fixture
 def notebook(tmp_path) -> Path:
-    """Una libreta con parámetros de todos los tipos, que enseña lo que recibe."""
-    return write_notebook(tmp_path / "libreta.ipynb", SOURCE, SHOW)
+    """Un cuaderno con parámetros de todos los tipos, que enseña lo que recibe."""
+    return write_notebook(tmp_path / "cuaderno.ipynb", SOURCE, SHOW)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_what_papermill_reads_is_read_the_same(notebook, parameters):
 
 
 def test_reading_runs_nothing(tmp_path):
-    """Describir una libreta no ejecuta su celda, por mucho que haya en ella."""
+    """Describir un cuaderno no ejecuta su celda, por mucho que haya en ella."""
     path = write_notebook(tmp_path / "x.ipynb", "n: int = open('hecho', 'w').write('x')  # peligro")
     [parameter] = read_parameters(path)
     assert parameter.written == "open('hecho', 'w').write('x')" and not parameter.is_known
@@ -119,7 +119,7 @@ def test_a_notebook_without_the_cell_has_no_parameters(tmp_path):
     nb = nbformat.read(path, as_version=4)
     nb.cells[0].metadata.pop("tags")
     nbformat.write(nb, path)
-    assert read_parameters(path) == [] and describe_parameters([]) == "La libreta no tiene parámetros."
+    assert read_parameters(path) == [] and describe_parameters([]) == "El cuaderno no tiene parámetros."
     with pytest.raises(UsageError, match="le falta una celda con la etiqueta «parameters»"):
         read_values({"a": 1}, read_parameters(path))
 
@@ -129,7 +129,7 @@ def test_an_odd_path_is_only_a_path(tmp_path):
     (tmp_path / "{raro}").mkdir()
     assert read_parameters(write_notebook(tmp_path / "{raro}" / "a{b}.ipynb", "n: int = 1"))[0].default == 1
     for bad in (tmp_path / "nada.ipynb", tmp_path):
-        with pytest.raises(UsageError, match="No se puede leer la libreta"):
+        with pytest.raises(UsageError, match="No se puede leer el cuaderno"):
             read_parameters(bad)
 
 
@@ -255,7 +255,7 @@ def test_the_same_value_from_anywhere(parameters, name, given, expected):
 
 def test_the_schema_says_what_the_reader_does(parameters):
     """El JSON Schema es válido, y acepta y rechaza lo mismo que `read_values` (ya en JSON)."""
-    schema = build_json_schema(parameters, "libreta")
+    schema = build_json_schema(parameters, "cuaderno")
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
     good = read_values({"sheet": "x.csv"} | {name: given[0] for name, given, _ in GOOD if name != "sheet"}, parameters)
@@ -286,7 +286,7 @@ def test_inputs_are_the_files_that_are_there(tmp_path, parameters):
 
 
 def test_folders_and_wildcards_are_watched_too(tmp_path):
-    """De una carpeta o de un comodín cuenta lo que haya dentro, menos lo que escribe la libreta; de una dirección, nada."""
+    """De una carpeta o de un comodín cuenta lo que haya dentro, menos lo que escribe el cuaderno; de una dirección, nada."""
     source = "input: str = None  # la hoja de entrada\noutput: str = None  # dónde se escribe"
     known = read_parameters(write_notebook(tmp_path / "x.ipynb", source))
     (tmp_path / "mes").mkdir()
@@ -302,7 +302,7 @@ def test_folders_and_wildcards_are_watched_too(tmp_path):
     assert listed("s3://mes/a.csv") == listed("") == []
 
 
-# --- Lo que recibe la libreta ------------------------------------------------------------------------------------
+# --- Lo que recibe el cuaderno -----------------------------------------------------------------------------------
 
 ASKED = {
     "name": 'Mi"cifú\n#', "times": "2", "share": "0.5", "loud": "sí", "day": "2026-12-01", "at": "2026-12-01T09:30",
@@ -332,7 +332,7 @@ def test_the_notebook_gets_what_its_annotations_promise(notebook, parameters):
 
 @pytest.mark.parametrize(("engine", "sheet"), [("nbclient", "'a.csv'"), ("tierra", "PosixPath('a.csv')")])
 def test_plain_papermill_still_works(notebook, tmp_path, engine, sheet):
-    """La misma libreta con `papermill`: los números, números; las rutas, como texto o, con nuestro motor, rutas."""
+    """El mismo cuaderno con `papermill`: los números, números; las rutas, como texto o, con nuestro motor, rutas."""
     command = [Path(sys.executable).with_name("papermill"), "--no-progress-bar", notebook, tmp_path / "acta.ipynb"]
     command += ["--engine", engine, "-p", "sheet", "a.csv", "-p", "times", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

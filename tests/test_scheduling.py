@@ -89,7 +89,7 @@ def test_the_cron_line_trains_and_says_nothing(home):
     assert when == "0 3 * * *" and "%" not in order
     done = run_like_cron(home)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert read_done(home) == [f"random_forest {home / 'gatos'}"] and "Libreta ejecutada" in (home / "gatos/noche.log").read_text()
+    assert read_done(home) == [f"random_forest {home / 'gatos'}"] and "Cuaderno ejecutado" in (home / "gatos/noche.log").read_text()
 
 
 def test_a_bad_night_is_the_mail(home):
@@ -122,7 +122,7 @@ def test_debian_cron_runs_the_line(home):
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", "; ".join([*isolate, "exec cron -f"])]
     with subprocess.Popen(command) as cron:
         wait_until(lambda: read_done(home), seconds=110)
-        wait_until(lambda: "Libreta ejecutada" in (home / "gatos/noche.log").read_text(), seconds=30)
+        wait_until(lambda: "Cuaderno ejecutado" in (home / "gatos/noche.log").read_text(), seconds=30)
         cron.kill()
     assert read_done(home)[0] == f"random_forest {home / 'gatos'}"
 
@@ -271,7 +271,7 @@ def serve_lab(root: Path, home: Path):
 
 @pytest.mark.long
 def test_jupyter_scheduler_runs_the_notebook_as_it_is(tmp_path, tierra):
-    """JupyterLab copia la libreta a otra carpeta y la ejecuta con valores, y el modelo queda en el proyecto."""
+    """JupyterLab copia el cuaderno a otra carpeta y lo ejecuta con valores, y el modelo queda en el proyecto."""
     [block] = find_blocks("json")
     order, root, home = json.loads(block), tmp_path / "gatos", tmp_path / "home"
     (root / "nbs/6_trabajos").mkdir(parents=True)

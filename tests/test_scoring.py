@@ -569,7 +569,7 @@ def test_too_many_bad_rows_keep_what_was_done(folder, small_parts):
     rows = [GOOD] * 20_000
     rows[:3000] = ["?,76,21,50,84"] * 3000  # una parte entera mala, y algo más
     (folder / "limit.csv").write_text("\n".join([HEADER, *rows]))
-    with pytest.raises(TierraError, match=r"3000 de 20000 \(15,0 %\).*limit.out.quarantine.csv"):
+    with pytest.raises(TierraError, match=r"3000 de 20\.000 \(15,0 %\).*limit.out.quarantine.csv"):
         run(folder, "limit.csv", output="limit.out.csv")
     assert not (folder / "limit.out.csv").exists() and len(pd.read_csv(folder / "limit.out.quarantine.csv")) == 3000
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob(".limit.out.csv.tierra/*.rows")}

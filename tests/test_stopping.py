@@ -29,7 +29,7 @@ SLOW = "model.type=random_forest,model.n_estimators=20000"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tierra) -> Path:
-    """Una carpeta con datos, una libreta que no acaba y un sitio solo suyo para lo provisional."""
+    """Una carpeta con datos, un cuaderno que no acaba y un sitio solo suyo para lo provisional."""
     folder = tmp_path_factory.mktemp("stopping")
     (folder / "tmp").mkdir()
     assert tierra("data", "--rows", "600", cwd=folder).returncode == 0
