@@ -13,15 +13,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 # %% ../nbs/6_trabajos/24_batches.ipynb #c004
 from .cluster import ClusterLost
-from .execution import attempt, build_payload
+from .execution import attempt, build_payload, find_cwd
 from .ledger import Entry, Ledger
+from .literals import to_plain
 from .locks import lock_batch
 from .project import Project
 from .randomness import derive_seed, draw_seed
@@ -75,6 +76,17 @@ class Policy:
     fail_fast: bool = False  # si el primero que falla para el lote
     engine: str = "tierra"  # el motor de papermill
     seed: int | None = None  # de la que sale la de cada trabajo; si falta, cada intento tiene una nueva
+    retry_wait: float = 2.0  # lo que se espera antes del primer reintento, en segundos; después, cada vez el doble
+    retry_asserts: bool = False  # si también se reintenta lo que para un `assert`
+    cwd: str | Path | None = None  # en qué carpeta se ejecuta cada trabajo; si falta, la que diga `find_cwd`
+    secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)  # los valores que no se escriben en ningún sitio
+
+    def measure_pause(
+        self,
+        tries: int,  # cuántas veces ha fallado ya
+    ) -> float:  # en segundos
+        """Lo que se espera antes de intentarlo otra vez, como mucho cinco minutos."""
+        return min(self.retry_wait * 2 ** min(tries - 1, 30), 300.0)
 
 # %% ../nbs/6_trabajos/24_batches.ipynb #c010
 @dataclass(frozen=True)
@@ -95,6 +107,7 @@ class _Batch:
     def __init__(self, project: Project, notebook: Path, folder: Path, executor: Executor, policy: Policy, ledger: Ledger, runs: Runs):
         self.project, self.notebook, self.folder, self.executor = project, notebook, folder, executor
         self.policy, self.ledger, self.runs, self.guard = policy, ledger, runs, None
+        self.cwd, self.hopeless = find_cwd(project, notebook, policy.cwd), set()
         self.remote = hasattr(executor, "sees") and not executor.sees(project.root)
 
     def choose_seed(self, entry: Entry) -> int:
@@ -112,7 +125,8 @@ class _Batch:
             entry, status="running", attempts=entry.attempts + 1, run_id=run_id, started=time.time(), seconds=None,
             notebook=entry.notebook or name_copy(entry, name), error="", random_seed=seed,
         )
-        more = {"key": entry.key, "timeout": self.policy.timeout, "memory": self.policy.memory, "engine": self.policy.engine, "random_seed": seed}
+        more = {"key": entry.key, "timeout": self.policy.timeout, "memory": self.policy.memory, "engine": self.policy.engine, "cwd": str(self.cwd)}
+        more |= {"random_seed": seed} | ({"secrets": to_plain(dict(self.policy.secrets))} if self.policy.secrets else {})
         env = self.runs.environment(run_id, self.remote)
         payload = build_payload(self.project, self.notebook, entry.parameters, folder / entry.notebook, env, guard=self.guard, **more)
         return entry, self.executor.submit(attempt, payload)
@@ -128,25 +142,36 @@ class _Batch:
         told = {name: result[name] for name in ("started", "seconds", "peak_memory_mb", "returned") if name in result}
         if "notebook" in result:
             write_copy(self.folder / entry.notebook, result["notebook"])
-        status = "done" if result["status"] == "done" else "failed"
+        status, error = "done" if result["status"] == "done" else "failed", result["error"]
+        if result.get("ename") == "AssertionError" and self.policy.retries and not self.policy.retry_asserts:
+            self.hopeless.add(entry.key)
+            error += " Un assert no se reintenta: fallaría igual. Para que sí, --retry-asserts."
         close_run(self.runs, self.folder, Entry(**{**vars(entry), **told, "status": status}))
-        return self.ledger.update(entry, status=status, error=result["error"], **told)
+        return self.ledger.update(entry, status=status, error=error, **told)
 
     def run(self, entries: list[Entry], progress: Callable[[Entry], None]) -> None:
         """Hace unos trabajos, los repite si fallan y hay que repetirlos, y cuenta cómo va cada uno."""
-        queue, pending, tries = deque(entries), {}, Counter()
-        while queue or pending:
+        queue, later, pending, tries = deque(entries), {}, {}, Counter()
+        while queue or later or pending:
+            for entry in [entry for entry, moment in later.values() if moment <= time.monotonic()]:
+                queue.append(entry)
+                del later[entry.key]
             while queue and len(pending) <= self.executor.slots:  # uno más, para que nadie espere
                 entry, future = self.start(queue.popleft())
                 pending[future] = entry
                 progress(entry)
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            pause = max(0.0, min(moment for _, moment in later.values()) - time.monotonic()) if later else None
+            if not pending:
+                time.sleep(pause or 0)
+                continue
+            for future in wait(pending, pause, FIRST_COMPLETED).done:
                 entry = self.finish(pending.pop(future), future)
                 tries[entry.key] += 1
-                if entry.status == "failed" and tries[entry.key] <= self.policy.retries:
-                    queue.append(entry)
+                failed = entry.status == "failed"
+                if failed and tries[entry.key] <= self.policy.retries and entry.key not in self.hopeless:
+                    later[entry.key] = entry, time.monotonic() + self.policy.measure_pause(tries[entry.key])
                 progress(entry)
-                if entry.status == "failed" and entry not in queue and self.policy.fail_fast:
+                if failed and entry.key not in later and self.policy.fail_fast:
                     return
 
 # %% ../nbs/6_trabajos/24_batches.ipynb #c014

@@ -102,11 +102,14 @@ class RunCommand(click.Command):
 @click.option("--out", type=PATH, help="La carpeta del lote, si no data/08_reporting/jobs/CUADERNO; lo que ya esté hecho en ella no se repite.")
 @click.option("--workers", type=click.IntRange(1), help="Cuántos trabajos a la vez; si no se dice, uno por núcleo.")
 @click.option("--retries", type=click.IntRange(0), default=0, help="Cuántas veces más se intenta un trabajo que falla.")
+@click.option("--retry-wait", type=click.FloatRange(0), default=2.0, metavar="SEGUNDOS", help="Lo que se espera antes del primer reintento; después, cada vez el doble. Si no se dice, 2.")
+@click.option("--retry-asserts", is_flag=True, help="Reintenta también lo que para un assert, que suele fallar igual.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SEGUNDOS", help="Lo más que puede tardar un trabajo.")
 @click.option("--memory", type=click.FloatRange(0, min_open=True), metavar="MIB", help="Lo más que puede ocupar un trabajo.")
 @click.option("--fail-fast", is_flag=True, help="Para el lote en cuanto un trabajo falle.")
 @click.option("--input", multiple=True, metavar="PATRÓN", help="Ficheros que, si cambian, hacen de cada trabajo otro; se puede repetir.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="La semilla del azar; en un lote, de ella sale la de cada trabajo. Si no se dice, una nueva por trabajo, que queda apuntada.")
+@click.option("--cwd", metavar="CARPETA", help="En qué carpeta se ejecuta; «notebook» es la del cuaderno.")
 @click.option("--engine", type=click.Choice(["tierra", "nbclient"]), default="tierra", help="El motor de papermill; nbclient arranca un núcleo cada vez.")
 @click.option("--scheduler", metavar="tcp://…", help="Un planificador de Dask que ya exista: el lote se reparte entre sus workers.")
 @click.option("--tls-ca", type=PATH, help="Con un planificador tls://, el certificado de la autoridad.")
@@ -114,7 +117,7 @@ class RunCommand(click.Command):
 @click.option("--tls-key", type=PATH, help="Ídem, su clave.")
 def run(
     name: str, pairs: tuple[tuple[str, str], ...], file: Path | None, output: Path | None, retries: int, timeout: float | None,
-    memory: float | None, fail_fast: bool, engine: str, seed: int | None, **asked: Any,
+    memory: float | None, fail_fast: bool, engine: str, seed: int | None, retry_wait: float, retry_asserts: bool, cwd: str | None, **asked: Any,
 ) -> None:
     """Ejecuta un cuaderno, una vez o muchas, y guarda cada copia ejecutada, también si falla.
 
@@ -123,7 +126,7 @@ def run(
     import logging
 
     from de_jupyter_a_la_tierra.batches import Policy
-    from de_jupyter_a_la_tierra.dispatch import BatchRequest, dispatch_batch, dispatch_job, read_values_file
+    from de_jupyter_a_la_tierra.dispatch import BatchRequest, dispatch_batch, dispatch_job, gather_values
     from de_jupyter_a_la_tierra.jobs import find_notebook
     from de_jupyter_a_la_tierra.project import find_project
 
@@ -131,8 +134,8 @@ def run(
     notebook = find_notebook(project, name)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("de_jupyter_a_la_tierra").setLevel("INFO")
-    values = {**(read_values_file(file) if file else {}), **dict(pairs)}
-    policy, request = Policy(retries, timeout, memory, fail_fast, engine, seed), BatchRequest(**asked)
+    values = gather_values(notebook, dict(pairs), file)
+    policy, request = Policy(retries, timeout, memory, fail_fast, engine, seed, retry_wait, retry_asserts, cwd), BatchRequest(**asked)
     wanted = request.name_option() or ("--retries" if retries else "--fail-fast" if fail_fast else "")
     if output and wanted:
         raise UsageError(f"-o es para un trabajo suelto, y {wanted} pide un lote: la carpeta de un lote se dice con --out.")

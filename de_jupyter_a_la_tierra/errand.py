@@ -22,7 +22,7 @@ from typing import Any
 # %% ../nbs/6_trabajos/18_errand.ipynb #c004
 from .errors import WorkError, explain_os_errors
 from .locks import share_lock
-from .parameters import type_injected_cell
+from .parameters import inject_secrets, type_injected_cell
 from .randomness import write_option
 
 # %% ../nbs/6_trabajos/18_errand.ipynb #c007
@@ -57,9 +57,13 @@ def _execute(payload: dict[str, Any], source: Path, target: Path, pipe: Connecti
 
     logger.addFilter(lambda record: record.levelno < logging.ERROR)  # lo que falle lo contamos nosotros, en español y una vez
     source.write_text(payload["notebook"], encoding="utf-8")
-    if payload["values"]:
-        notebook = parameterize_notebook(load_notebook_node(str(source)), payload["values"])
-        type_injected_cell(notebook)
+    if payload["values"] or payload.get("secrets"):
+        notebook = load_notebook_node(str(source))
+        if payload["values"]:
+            notebook = parameterize_notebook(notebook, payload["values"])
+            type_injected_cell(notebook)
+        if payload.get("secrets"):
+            inject_secrets(notebook, payload["secrets"])
         nbformat.write(notebook, source)
     source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (source, target))
     echoes = [_Echo(pipe, stream) if payload.get("echo") else None for stream in ("stdout", "stderr")]

@@ -41,6 +41,11 @@ class Parameter:
         return self.default is ...
 
     @property
+    def secret(self) -> bool:
+        """Si su valor no ha de quedar escrito en ningún sitio: lo dice su comentario."""
+        return bool(re.search(r"\bsecret[oa]\b", self.meaning))
+
+    @property
     def is_known(self) -> bool:
         """Si su valor de salida se sabe sin ejecutar nada."""
         return not self.required and self.default != self.written
@@ -56,9 +61,10 @@ class Parameter:
 
 # %% ../nbs/6_trabajos/04_notation.ipynb #c008
 class Parameters(list[Parameter]):
-    """Los parámetros de un cuaderno, en el orden de su celda, y los ficheros que dice leer."""
+    """Los parámetros de un cuaderno, en el orden de su celda, los ficheros que dice leer y en qué carpeta quiere ejecutarse."""
 
     inputs: tuple[str, ...] = ()  # los globs de «# entradas:»
+    cwd: str = ""  # en qué carpeta se ejecuta, si lo dice «# cwd:»
 
 # %% ../nbs/6_trabajos/04_notation.ipynb #c009
 def _read_default(node: ast.expr | None) -> Any:
@@ -161,6 +167,7 @@ def inspect_parameters(
             for name, item in _ask_papermill(notebook).items()
         )
     lines = re.findall(r"(?m)^#\s*entradas:(.*)$", source)
+    found.cwd = next(iter(re.findall(r"(?m)^#\s*cwd:\s*(\S.*?)\s*$", source)), "")
     found.inputs = tuple(part.strip() for line in lines for part in line.split(",") if part.strip())
     return found
 

@@ -19,7 +19,7 @@ from typing import Any
 from . import __version__
 from .errors import UsageError, explain_os_errors
 from .imports import find_sources
-from .parameters import Parameter, list_inputs, read_parameters, read_values, to_plain
+from .parameters import Parameter, list_inputs, name_secret, read_parameters, read_values, to_plain
 from .sweeps import list_combinations
 from .tables import hash_file, read_table
 
@@ -95,13 +95,16 @@ def plan_batch(
     table: Path | None = None,  # un fichero con un trabajo por fila
 ) -> list[dict[str, Any]]:  # los valores de cada trabajo, ya leídos
     """Todos los trabajos de un lote; `UsageError`, con el sitio, si alguno está mal pedido."""
-    jobs, grid = [], grid or {}
+    jobs, grid, public = [], grid or {}, [parameter for parameter in parameters if not parameter.secret]
+    secrets = {parameter.name for parameter in parameters} - {parameter.name for parameter in public}
     for where, row in read_runs(table) if table else [("", {})]:
+        for name in sorted(secrets & (row.keys() | grid.keys() | values.keys())):
+            raise UsageError(f"El parámetro «{name}» es secreto: no va en una rejilla ni en una tabla, que se guardan. Ponlo en {name_secret(name)}.")
         for twice in [*(row.keys() & grid.keys()), *(values.keys() & (row.keys() | grid.keys()))]:
             raise UsageError(f"El parámetro «{twice}» se da dos veces: déjalo solo en un sitio, -p, --grid o --table.")
         for point in list_combinations(dict(grid)):
             try:
-                jobs.append(read_values({**values, **row, **point}, parameters))
+                jobs.append(read_values({**values, **row, **point}, public))
             except UsageError as error:
                 raise UsageError(f"En «{table}», {where}: {error}" if where else str(error)) from error
     return jobs
