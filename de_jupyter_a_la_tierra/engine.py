@@ -21,6 +21,7 @@ from nbformat.v4 import new_output
 # %% ../nbs/6_trabajos/14_engine.ipynb #c004
 from .errors import UsageError
 from .imports import find_imports, find_shadows, list_imports, list_sources
+from .spanish import format_number
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #c007
 CONNECTED = {"ipykernel.connect", "jupyter_ui_poll"}  # hablan con su núcleo por fuera, y aquí no hay puertos por los que hacerlo
@@ -86,7 +87,7 @@ def _explain(error: BaseException, code: int | None, limit: float | None) -> str
     if isinstance(error, DeadKernelError):
         return f"El proceso del cuaderno ha muerto: {_describe_end(code)}."
     if isinstance(error, CellTimeoutError):
-        return f"La celda no había terminado a los {limit or 0:g} s."
+        return f"La celda no había terminado a los {format_number(limit or 0)} s."
     if isinstance(error, NoSuchKernel):
         return f"El núcleo «{error.name}» no está instalado aquí; los que hay los dice «jupyter kernelspec list»."
     if isinstance(error, KeyboardInterrupt):

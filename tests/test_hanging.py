@@ -23,7 +23,7 @@ from papermill.iorw import papermill_io
 from de_jupyter_a_la_tierra.cells import CellProcess
 from de_jupyter_a_la_tierra.warming import warm_context
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 PAPERMILL = Path(sys.executable).with_name("papermill")
 PYTHON = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
 
@@ -287,6 +287,7 @@ def normalize(notebook: NotebookNode) -> list:
     return text.splitlines()
 
 
+@pytest.mark.timeout(240)  # dos núcleos de verdad, y a veces con la máquina ocupada
 def test_widgets_as_with_a_kernel(tmp_path) -> None:
     """Las mismas salidas y el mismo estado guardado que con el motor de siempre, sin núcleo."""
     ours, known = (run(build(*WIDGETS), tmp_path / f"{engine}.ipynb", engine) for engine in ("tierra", "nbclient"))

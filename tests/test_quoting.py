@@ -79,7 +79,7 @@ def test_a_recipe_goes_through_make_and_the_shell(tmp_path: Path) -> None:
 # ── Las plantillas ──────────────────────────────────────────────────────────
 
 FILTERS = {"python", "conf", "toml", "recipe", "markdown", "line", "source"}
-SAFE = {"name", "stage", "extra", "version", "docs", "origin", "model_type", "tool"}  # no los escribe nadie a mano
+SAFE = {"repository", "name", "stage", "extra", "version", "docs", "origin", "model_type", "tool"}  # no los escribe nadie a mano
 
 
 def is_safe(node: nodes.Node) -> bool:
