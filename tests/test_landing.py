@@ -1,5 +1,4 @@
 """`tierra stage`: cada etapa contiene la anterior, se basta sola y nunca pisa lo que cambió su dueño."""
-import ast
 import json
 import re
 import shutil
@@ -10,7 +9,9 @@ from functools import cache
 from pathlib import Path
 from posixpath import dirname, join, normpath
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from de_jupyter_a_la_tierra import diagnosis, landing, merging
 from de_jupyter_a_la_tierra.example import describe_example
@@ -109,16 +110,21 @@ def test_exports_as_nbdev_does(path):
         assert (ROOT / module).read_text(encoding="utf-8") == text
 
 
-def test_the_conftest_that_travels_is_ours():
-    """Los cuadernos que se lleva el proyecto se recogen como los de aquí: se saltan los mismos cuadernos y las mismas celdas."""
-    paths = ("conftest.py", "templates/common/1/conftest.py.jinja")
-    ours, theirs = (ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in paths)
-    for name, kind in (("pytest_ignore_collect", ast.FunctionDef), ("eval", ast.Call)):
-        found = [
-            {ast.dump(node) for node in ast.walk(tree) if isinstance(node, kind) and name in (getattr(node, "name", ""), *re.findall("eval", ast.unparse(node)[:40]))}
-            for tree in (ours, theirs)
-        ]
-        assert found[1] and found[1] <= found[0], name
+@pytest.mark.parametrize("whose", ["el que viaja", "el de aquí"])
+def test_the_conftest_that_travels_is_ours(tmp_path, whose):
+    """El arreglo de nbval que se lleva el proyecto hace lo mismo que el de aquí, con un cuaderno que nbdev_clean ha limpiado."""
+    source = "conftest.py" if whose == "el de aquí" else "templates/common/1/conftest.py.jinja"
+    shutil.copy(ROOT / source, tmp_path / "conftest.py")
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    same, other = (new_output("execute_result", {"text/plain": text}) for text in ("2", "3"))
+    sources = {"1 + 1": [same], "#| eval: false\n1 / 0": [], "2 + 0": [other]}
+    cells = [new_code_cell(source, outputs=outputs) for source, outputs in sources.items()]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "limpio.ipynb")
+    job = new_notebook(cells=[new_markdown_cell("# Un trabajo\n- skip_exec: true"), new_code_cell("1 / 0")])
+    nbformat.write(job, tmp_path / "trabajo.ipynb")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbval", "-q", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "1 failed, 1 passed, 1 skipped" in done.stdout, done.stdout
 
 
 def test_the_diff_of_a_stage():
