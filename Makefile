@@ -25,10 +25,10 @@ WHISKAS = {"dma_ash":1.7,"dma_cals":76,"dma_carbs":21,"dma_prot":50,"ga_moist":8
 NO_NETWORK = python scripts/offline.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q $(LOCK_FLAGS)
 
-.PHONY: help env env-dev run serve ui job test test-long test-all data docs readme export update clean-nbs lint hooks jupyter-hook lab viz dist lock clean
+.PHONY: help env env-dev run serve ui job test test-long test-papermill test-all data docs readme export update clean-nbs lint hooks jupyter-hook lab viz dist lock clean
 
 help: ## Enseña esta ayuda
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:
 	@scripts/make_env.sh runtime
@@ -73,7 +73,10 @@ test-long: env-dev ## Las pruebas largas: capítulos, paridad, y cada etapa y pr
 	@$(NO_NETWORK) nbdev_test --n_workers $(JOBS)
 	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile -m long $(PYTEST_FLAGS)
 
-test-all: test test-long ## Todas las pruebas
+test-papermill: env-dev ## Las pruebas de papermill, las suyas, con nuestro motor (hace falta red; sin ella lo dice y se salta)
+	@python scripts/run_papermill_tests.py
+
+test-all: test test-long test-papermill ## Todas las pruebas
 
 data: env ## Escribe los datos simulados en data/01_raw (ORIGIN=real trae los de verdad)
 	@tierra data $(if $(filter real,$(ORIGIN)),--real)

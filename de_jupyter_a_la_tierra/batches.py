@@ -79,6 +79,7 @@ class Policy:
     retry_wait: float = 2.0  # lo que se espera antes del primer reintento, en segundos; después, cada vez el doble
     retry_asserts: bool = False  # si también se reintenta lo que para un `assert`
     cwd: str | Path | None = None  # en qué carpeta se ejecuta cada trabajo; si falta, la que diga `find_cwd`
+    kernel: str = ""  # el núcleo de Jupyter que se pide; vacío, ninguno
     secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)  # los valores que no se escriben en ningún sitio
 
     def measure_pause(
@@ -125,7 +126,8 @@ class _Batch:
             entry, status="running", attempts=entry.attempts + 1, run_id=run_id, started=time.time(), seconds=None,
             notebook=entry.notebook or name_copy(entry, name), error="", random_seed=seed,
         )
-        more = {"key": entry.key, "timeout": self.policy.timeout, "memory": self.policy.memory, "engine": self.policy.engine, "cwd": str(self.cwd)}
+        limits = {name: getattr(self.policy, name) for name in ("timeout", "memory", "engine", "kernel")}
+        more = {"key": entry.key, "cwd": str(self.cwd), **limits}
         more |= {"random_seed": seed} | ({"secrets": to_plain(dict(self.policy.secrets))} if self.policy.secrets else {})
         env = self.runs.environment(run_id, self.remote)
         payload = build_payload(self.project, self.notebook, entry.parameters, folder / entry.notebook, env, guard=self.guard, **more)

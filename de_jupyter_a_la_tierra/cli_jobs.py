@@ -111,13 +111,14 @@ class RunCommand(click.Command):
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="La semilla del azar; en un lote, de ella sale la de cada trabajo. Si no se dice, una nueva por trabajo, que queda apuntada.")
 @click.option("--cwd", metavar="CARPETA", help="En qué carpeta se ejecuta; «notebook» es la del cuaderno.")
 @click.option("--engine", type=click.Choice(["tierra", "nbclient"]), default="tierra", help="El motor de papermill; nbclient arranca un núcleo cada vez.")
+@click.option("--kernel", default="", metavar="NOMBRE", help="El núcleo de Jupyter con el que se ejecuta; si no se dice, con ninguno, y una de otro lenguaje, con el suyo.")
 @click.option("--scheduler", metavar="tcp://…", help="Un planificador de Dask que ya exista: el lote se reparte entre sus workers.")
 @click.option("--tls-ca", type=PATH, help="Con un planificador tls://, el certificado de la autoridad.")
 @click.option("--tls-cert", type=PATH, help="Ídem, el nuestro.")
 @click.option("--tls-key", type=PATH, help="Ídem, su clave.")
 def run(
     name: str, pairs: tuple[tuple[str, str], ...], file: Path | None, output: Path | None, retries: int, timeout: float | None,
-    memory: float | None, fail_fast: bool, engine: str, seed: int | None, retry_wait: float, retry_asserts: bool, cwd: str | None, **asked: Any,
+    memory: float | None, fail_fast: bool, engine: str, kernel: str, seed: int | None, retry_wait: float, retry_asserts: bool, cwd: str | None, **asked: Any,
 ) -> None:
     """Ejecuta un cuaderno, una vez o muchas, y guarda cada copia ejecutada, también si falla.
 
@@ -135,7 +136,7 @@ def run(
     logging.basicConfig(format="%(message)s")
     logging.getLogger("de_jupyter_a_la_tierra").setLevel("INFO")
     values = gather_values(notebook, dict(pairs), file)
-    policy, request = Policy(retries, timeout, memory, fail_fast, engine, seed, retry_wait, retry_asserts, cwd), BatchRequest(**asked)
+    policy, request = Policy(retries, timeout, memory, fail_fast, engine, seed, retry_wait, retry_asserts, cwd, kernel), BatchRequest(**asked)
     wanted = request.name_option() or ("--retries" if retries else "--fail-fast" if fail_fast else "")
     if output and wanted:
         raise UsageError(f"-o es para un trabajo suelto, y {wanted} pide un lote: la carpeta de un lote se dice con --out.")

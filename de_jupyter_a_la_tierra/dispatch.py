@@ -134,6 +134,7 @@ def dispatch_job(
 ) -> None:
     """Ejecuta un trabajo suelto y dice dónde queda su copia y con qué semilla se repite."""
     seed = draw_seed() if policy.seed is None else policy.seed
-    done = run_job(project, name, values, output, streams, seed, timeout=policy.timeout, memory=policy.memory, engine=policy.engine, cwd=policy.cwd)
+    limits = {name: getattr(policy, name) for name in ("timeout", "memory", "engine", "kernel", "cwd")}
+    done = run_job(project, name, values, output, streams, seed, **limits)
     click.echo(f"{'Cuaderno ejecutado':<26} {os.path.relpath(done)}")
     click.echo(f"{'Semilla':<26} {seed}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #en09
+from nbformat import from_dict
 from nbformat.v4 import new_output
 
 # %% ../nbs/6_trabajos/14_engine.ipynb #c004
@@ -209,6 +210,8 @@ class TierraEngine:
 
         if "ipykernel.zmqshell" not in sys.modules:
             import tqdm.auto  # noqa: F401  # mira al importarse si está en un cuaderno, y para hacerlo mira si hay un núcleo importado
+        for cell in nb.cells:  # los de un cuaderno del formato 2 llegan como diccionarios corrientes
+            cell.metadata = from_dict(cell.metadata)
         with suppress(UsageError):  # una celda de parámetros que no se entiende entera no es motivo para no ejecutarla
             type_injected_cell(nb)
         if reason := explain_need(nb, kernel_name):
@@ -216,8 +219,8 @@ class TierraEngine:
             return _make_usual().execute_notebook(nb, kernel_name or "python3", **kwargs)
         named = nb["metadata"].get("kernelspec", {}).get("name", "")
         if named and (why := explain_kernel(named)):
-            logger.warning(f"El cuaderno pide el núcleo «{named}», {why}; es de Python y se ejecuta con el de aquí. Con -k se elige un núcleo.")
-        return _make_engine(_choose_imports(nb), find_shadows(nb)).execute_notebook(nb, named, **kwargs)
+            logger.warning(f"El cuaderno pide el núcleo «{named}», {why}; es de Python y se ejecuta con el de aquí. Un núcleo se elige con -k, o con --kernel en tierra jobs run.")
+        return _make_engine(_choose_imports(nb), find_shadows(nb)).execute_notebook(nb, named or "python3", **kwargs)
 
     @classmethod
     def nb_kernel_name(

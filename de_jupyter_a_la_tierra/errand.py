@@ -20,7 +20,7 @@ from tempfile import gettempdir
 from typing import Any
 
 # %% ../nbs/6_trabajos/18_errand.ipynb #c004
-from .errors import WorkError, explain_os_errors
+from .errors import UsageError, WorkError, explain_os_errors
 from .locks import share_lock
 from .parameters import inject_secrets, type_injected_cell
 from .randomness import write_option
@@ -56,11 +56,12 @@ def _execute(payload: dict[str, Any], source: Path, target: Path, pipe: Connecti
     from papermill.parameterize import parameterize_notebook
 
     logger.addFilter(lambda record: record.levelno < logging.ERROR)  # lo que falle lo contamos nosotros, en español y una vez
+    engine = payload.get("engine", "tierra")
     source.write_text(payload["notebook"], encoding="utf-8")
     if payload["values"] or payload.get("secrets"):
         notebook = load_notebook_node(str(source))
         if payload["values"]:
-            notebook = parameterize_notebook(notebook, payload["values"])
+            notebook = parameterize_notebook(notebook, payload["values"], kernel_name=payload.get("kernel"), engine_name=engine)
             type_injected_cell(notebook)
         if payload.get("secrets"):
             inject_secrets(notebook, payload["secrets"])
@@ -68,7 +69,7 @@ def _execute(payload: dict[str, Any], source: Path, target: Path, pipe: Connecti
     source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (source, target))
     echoes = [_Echo(pipe, stream) if payload.get("echo") else None for stream in ("stdout", "stderr")]
     papermill.execute_notebook(
-        source, target, engine_name=payload.get("engine", "tierra"), cwd=payload["cwd"], progress_bar=False,
+        source, target, engine_name=engine, kernel_name=payload.get("kernel") or None, cwd=payload["cwd"], progress_bar=False,
         stdout_file=echoes[0], stderr_file=echoes[1], start_timeout=300, extra_arguments=_list_options(payload),
     )
 
@@ -77,7 +78,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def _explain(error: Exception, path: str) -> Exception:
-    """Lo que impidió ejecutar un cuaderno: si es que no quedaba sitio para su copia, con dónde y qué hacer."""
+    """Lo que impidió ejecutar un cuaderno: si es que falta su núcleo o el sitio para su copia, con dónde y qué hacer."""
+    if type(error).__name__ == "NoSuchKernel":
+        return UsageError(f"El núcleo «{error.name}» no está instalado aquí; los que hay los dice «jupyter kernelspec list».")
     if not isinstance(error, OSError) or error.errno not in _FULL:
         return error
     try:

@@ -23,6 +23,7 @@ from .errand import explain_full_disk, run_errand
 from .errors import TierraError, UsageError, WorkError, explain_os_errors
 from .jobs import find_notebook
 from .locks import scratch_folder
+from .notation import read_notebook
 from .outcomes import read_outcomes, split_metrics
 from .parameters import name_secret, read_parameters, read_values, split_secrets, to_plain
 from .project import Project
@@ -67,6 +68,8 @@ def _seal(text: str, payload: dict[str, Any], result: dict[str, Any]) -> dict[st
     notebook["metadata"]["tierra"] = {"job": payload["name"], "run_id": payload["env"].get("MLFLOW_RUN_ID", ""), **told}
     notebook["metadata"].setdefault("papermill", {}).update(input_path=payload["source"], output_path=payload["output"])
     begun = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["metadata"].get("papermill", {}).get("start_time")]
+    for cell in begun:  # el motor sabe que el proceso murió; por qué, solo se sabe aquí
+        cell["outputs"] = [output for output in cell["outputs"] if output.get("ename") != "DeadKernelError"]
     if begun and result["error"] and not any(output["output_type"] == "error" for cell in begun for output in cell["outputs"]):
         begun[-1]["metadata"]["papermill"].update(status="failed", exception=True)
         said = {"output_type": "error", "ename": "WorkError", "evalue": result["error"], "traceback": [result["error"]]}
@@ -163,12 +166,12 @@ def build_payload(
     values: Mapping[str, Any],  # sus valores, como los lleva un JSON
     output: Path,  # dónde acabará la copia
     env: Mapping[str, str] | None = None,  # lo que ha de encontrar en su entorno
-    **more: Any,  # key, timeout (s), memory (MiB), engine, guard, target, random_seed, secrets y cwd, si hacen falta
+    **more: Any,  # key, timeout (s), memory (MiB), engine, kernel, guard, target, random_seed, secrets y cwd, si hacen falta
 ) -> dict[str, Any]:  # cabe en un JSON
     """Todo lo que hace falta para ejecutar un trabajo, aquí o en otra máquina."""
     more["cwd"] = str(more.get("cwd") or find_cwd(project, notebook))
     return {
-        "name": notebook.stem, "notebook": notebook.read_text(encoding="utf-8"), "values": dict(values),
+        "name": notebook.stem, "notebook": read_notebook(notebook), "values": dict(values),
         "env": dict(env or {}), "source": notebook.name, "output": output.name, **more,
     }
 
@@ -200,7 +203,7 @@ def run_job(
     output: Path | None = None,  # dónde queda el cuaderno ejecutado; si falta, en data/08_reporting/jobs
     streams: tuple[TextIO | None, TextIO | None] = (None, None),  # adónde va, según sale, lo que escribe el cuaderno
     seed: int | None = None,  # la del azar, de 0 a 2³² − 1; si falta, una nueva
-    **limits: Any,  # timeout (s), memory (MiB), engine y cwd, si hacen falta
+    **limits: Any,  # timeout (s), memory (MiB), engine, kernel y cwd, si hacen falta
 ) -> Path:  # el cuaderno ejecutado
     """Ejecuta un trabajo; `UsageError` si está mal pedido, `WorkError` si falla: la copia queda en los dos casos."""
     notebook = find_notebook(project, name)

@@ -21,6 +21,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+# %% ../nbs/6_trabajos/07_imports.ipynb #c003n
+from .notation import read_notebook
+
 # %% ../nbs/6_trabajos/07_imports.ipynb #c006
 _MAGIC = re.compile(r"^([^\S\n]*)(?:(?:[\w, ]+=\s*)?[%!?].*|[%\w.*]+\?\??[^\S\n]*)$", re.MULTILINE)
 _PYTHON = ("%%capture", "%%prun", "%%time", "%%timeit")  # magias de celda que dentro llevan Python
@@ -257,7 +260,7 @@ def find_sources(
     folder: Path,  # la carpeta en que se ejecuta
 ) -> list[Path]:  # por orden
     """Los ficheros de código que no están instalados y de los que depende un cuaderno, y los que ellos importan."""
-    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content = json.loads(read_notebook(notebook))
     folders = list(dict.fromkeys([*list_folders(content, folder), *list_folders(content, notebook.parent.absolute())]))
     queue, found = [("", source) for source in list_sources(content)], {}
     while queue:
@@ -271,5 +274,5 @@ def find_sources(
             if (path := path.resolve()) not in found and path != notebook.resolve() and not _is_installed(str(path)):
                 found[path] = inner
                 text = path.read_text(encoding="utf-8", errors="replace") if path.suffix != ".so" else ""
-                queue += [(inner, text)] if path.suffix != ".ipynb" else [("", cell) for cell in list_sources(json.loads(text))]
+                queue += [(inner, text)] if path.suffix != ".ipynb" else [("", cell) for cell in list_sources(json.loads(read_notebook(path)))]
     return sorted(found)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 # %% ../nbs/6_trabajos/15_jobs.ipynb #c004
 from .errors import UsageError
+from .notation import read_notebook
 from .project import Project, find_installed
 
 # %% ../nbs/6_trabajos/15_jobs.ipynb #c007
@@ -30,7 +31,7 @@ class Job:
 # %% ../nbs/6_trabajos/15_jobs.ipynb #c009
 def _read_job(path: Path) -> Job | None:
     """El trabajo que hay en un cuaderno; `None` si no tiene celda de parámetros."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(read_notebook(path))["cells"]
     if not any("parameters" in cell["metadata"].get("tags", []) for cell in cells):
         return None
     lines = "".join(cells[0]["source"]).splitlines()
@@ -62,8 +63,8 @@ def _check_notebook(path: Path) -> Path:
     if not path.is_file():
         raise UsageError(f"No existe el cuaderno «{path}»: revisa la ruta.")
     try:
-        json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError) as error:
+        read_notebook(path)
+    except (ValueError, KeyError, AttributeError) as error:
         raise UsageError(f"«{path}» no es un cuaderno de Jupyter, o está a medias: ábrelo y guárdalo otra vez.") from error
     return path
 

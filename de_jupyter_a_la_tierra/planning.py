@@ -19,6 +19,7 @@ from typing import Any
 from . import __version__
 from .errors import UsageError, explain_os_errors
 from .imports import find_sources
+from .notation import read_notebook
 from .parameters import Parameter, list_inputs, name_secret, read_parameters, read_values, to_plain
 from .sweeps import list_combinations
 from .tables import hash_file, read_table
@@ -119,7 +120,7 @@ def hash_code(
     notebook: Path,  # un cuaderno
 ) -> str:  # sha256 en hexadecimal
     """La huella de lo que un cuaderno ejecuta: ni su prosa, ni sus salidas, ni sus adornos cuentan."""
-    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content = json.loads(read_notebook(notebook))
     cells = [
         ["".join(cell["source"]), sorted(cell["metadata"].get("tags", []))]
         for cell in content["cells"] if cell["cell_type"] == "code"

@@ -178,5 +178,6 @@ def run_kernel(
     cwd: str,  # la carpeta en la que se ejecuta
 ) -> None:
     """Hace de núcleo de Jupyter en un proceso recién bifurcado; no vuelve hasta que lo despiden."""
-    _become_main(sys.__stdout__, sys.__stderr__, {**env, "JPY_PARENT_PID": str(os.getppid())}, cwd)
-    IPKernelApp.launch_instance(argv=argv)
+    guardian = str(os.getppid())
+    _become_main(sys.__stdout__, sys.__stderr__, {**env, "JPY_PARENT_PID": guardian}, cwd)
+    IPKernelApp.launch_instance(argv=[*argv, f"--IPKernelApp.parent_handle={guardian}"])  # sin él, cuenta por la salida cómo conectarse

@@ -439,11 +439,12 @@ def test_another_language_asks_for_its_kernel(tmp_path) -> None:
 @pytest.mark.parametrize(("options", "source"), [
     ({"kernel_name": "python3"}, "import os"), ({}, "import os\nimport ipykernel.connect"),
 ])
-def test_a_kernel_if_it_is_asked_for_or_needed(tmp_path, caplog, options, source) -> None:
+def test_a_kernel_if_it_is_asked_for_or_needed(tmp_path, caplog, capfd, options, source) -> None:
     """Uno de verdad, con su fichero de conexión; nacido del proceso caliente, y con guardián."""
     caplog.set_level(logging.WARNING, logger="papermill")
     code = f"{source}\nfrom ipykernel.kernelapp import IPKernelApp\nprint(os.path.exists(IPKernelApp.instance().abs_connection_file), os.getpid(), os.getcwd())"
     notebook = run(build(code), tmp_path / "out.ipynb", cwd=tmp_path, **options)
+    assert not capfd.readouterr().out
     exists, pid, cwd = summarize(notebook.cells[-1])["stdout"].split()
     assert exists == "True" and Path(cwd) == tmp_path
     assert not psutil.pid_exists(int(pid)) or is_gone(psutil.Process(int(pid)))
