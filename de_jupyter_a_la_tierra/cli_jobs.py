@@ -111,7 +111,7 @@ class RunCommand(click.Command):
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="La semilla del azar; en un lote, de ella sale la de cada trabajo. Si no se dice, una nueva por trabajo, que queda apuntada.")
 @click.option("--cwd", metavar="CARPETA", help="En qué carpeta se ejecuta; «notebook» es la del cuaderno.")
 @click.option("--engine", type=click.Choice(["tierra", "nbclient"]), default="tierra", help="El motor de papermill; nbclient arranca un núcleo cada vez.")
-@click.option("--kernel", default="", metavar="NOMBRE", help="El núcleo de Jupyter con el que se ejecuta; si no se dice, con ninguno, y una de otro lenguaje, con el suyo.")
+@click.option("--kernel", default="", metavar="NOMBRE", help="El núcleo de Jupyter con el que se ejecuta; si no se dice, con ninguno, y uno de otro lenguaje, con el suyo.")
 @click.option("--scheduler", metavar="tcp://…", help="Un planificador de Dask que ya exista: el lote se reparte entre sus workers.")
 @click.option("--tls-ca", type=PATH, help="Con un planificador tls://, el certificado de la autoridad.")
 @click.option("--tls-cert", type=PATH, help="Ídem, el nuestro.")

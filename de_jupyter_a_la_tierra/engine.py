@@ -116,7 +116,7 @@ def mark_failed(
 # %% ../nbs/6_trabajos/14_engine.ipynb #en07
 @contextmanager
 def _marking(notebook: Any, explain: Callable[[BaseException], str]) -> Iterator[None]:
-    """Si el cuaderno no se puede acabar, lo dice y lo apunta en ella; el error sigue."""
+    """Si el cuaderno no se puede acabar, lo dice y lo apunta en él; el error sigue."""
     from papermill.log import logger
 
     try:

@@ -148,7 +148,7 @@ def find_cwd(
     notebook: Path,  # el cuaderno
     asked: str | Path | None = None,  # la que se pide: una carpeta, o «notebook», que es la del cuaderno
 ) -> Path:
-    """En qué carpeta se ejecuta un cuaderno: la que se pide, la que ella dice o, si nadie dice nada, la de quien la encarga.
+    """En qué carpeta se ejecuta un cuaderno: la que se pide, la que él dice o, si nadie dice nada, la de quien lo encarga.
 
     Lanza `UsageError` si no existe. Fuera del proyecto no se está en ninguna suya: entonces es la raíz.
     """

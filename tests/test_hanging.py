@@ -34,7 +34,7 @@ def build(*sources: str) -> NotebookNode:
 
 
 def run(notebook: NotebookNode, output: Path | str | None, engine: str = "tierra", **options) -> NotebookNode:
-    """Ejecuta un cuaderno y la devuelve."""
+    """Ejecuta un cuaderno y lo devuelve."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST", raising=False)
         output = str(output) if output else None
