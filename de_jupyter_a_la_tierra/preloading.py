@@ -52,7 +52,7 @@ def import_base() -> None:
     del sys.modules["pyarrow"]
 
 # %% ../nbs/6_trabajos/08_preloading.ipynb #8de19f74
-_TELLERS = {"matplotlib", "matplotlib_inline", "pandas"}  # los que preguntan si están en un cuaderno, y ya se les dice luego
+_TELLERS = {"ipywidgets", "matplotlib", "matplotlib_inline", "pandas"}  # los que preguntan si están en un cuaderno, y ya se les dice luego
 
 
 class _Watch:

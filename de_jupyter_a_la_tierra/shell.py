@@ -140,6 +140,8 @@ def _introduce(shell: Any) -> None:
         sys.modules["matplotlib"].rcParams["backend"] = os.environ["MPLBACKEND"]
     if "matplotlib.pyplot" in sys.modules and os.environ["MPLBACKEND"] == INLINE:
         shell.enable_matplotlib("inline")
+    if "ipywidgets" in sys.modules:
+        sys.modules["ipywidgets"].register_comm_target()  # la otra mitad de un «widget» puede empezar la conversación
 
 # %% ../nbs/6_trabajos/12_shell.ipynb #c016
 def run_cells(

@@ -293,6 +293,14 @@ def test_widgets_as_with_a_kernel(tmp_path) -> None:
     assert len(ours.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]) > 10
 
 
+def test_widgets_are_imported_beforehand(tmp_path) -> None:
+    """ipywidgets, que también trae seaborn, se importa por adelantado; y aun así espera al otro lado de la conversación."""
+    asking = build("import sys as system\nearly = 'ipywidgets' in system.modules", "import comm, ipywidgets", "early, sorted(comm.get_comm_manager().targets)")
+    for engine, early in (("tierra", True), ("nbclient", False)):
+        (output,) = run(asking, tmp_path / "out.ipynb", engine).cells[-1].outputs
+        assert output.data["text/plain"] == f"({early}, ['jupyter.widget', 'jupyter.widget.control'])"
+
+
 def test_a_widget_that_is_told_a_lot(tmp_path) -> None:
     """Cada línea le vuelve entera a un «Output» mientras su celda, que no lee nada, sigue: ni se espera por ella ni se pierde su plazo.
 
