@@ -296,7 +296,7 @@ def test_widgets_as_with_a_kernel(tmp_path) -> None:
 def test_widgets_are_imported_beforehand(tmp_path) -> None:
     """ipywidgets, que también trae seaborn, se importa por adelantado; y aun así espera al otro lado de la conversación."""
     asking = build("import sys as system\nearly = 'ipywidgets' in system.modules", "import comm, ipywidgets", "early, sorted(comm.get_comm_manager().targets)")
-    for engine, early in (("tierra", True), ("nbclient", False)):
+    for engine, early in (("tierra", False), ("tierra", True), ("nbclient", False)):  # se adelanta a partir de la segunda vez
         (output,) = run(asking, tmp_path / "out.ipynb", engine).cells[-1].outputs
         assert output.data["text/plain"] == f"({early}, ['jupyter.widget', 'jupyter.widget.control'])"
 
