@@ -97,7 +97,7 @@ class RunCommand(click.Command):
 @click.option("-p", "--param", "pairs", nargs=2, multiple=True, metavar="PARÁMETRO VALOR", help="Un valor; se puede repetir, y también se escribe PARÁMETRO=VALOR.")
 @click.option("-f", "file", type=PATH, help="Un YAML con valores; los de -p ganan.")
 @click.option("-o", "--output", type=PATH, help="De un trabajo suelto: dónde queda el cuaderno ejecutado, si no en data/08_reporting/jobs.")
-@click.option("--grid", multiple=True, metavar="PARÁMETRO=V1,V2…", help="Un lote: un trabajo por valor; con varias rejillas, todas las combinaciones.")
+@click.option("--grid", multiple=True, metavar="PARÁMETRO=V1,V2…", help="Un lote: un trabajo por valor; con varias rejillas, todas las combinaciones. Los valores se escriben como en YAML, y una coma de un valor va entre comillas: 'nota=\"a, b\",c'.")
 @click.option("--table", type=PATH, help="Un lote: un trabajo por fila de un .csv, .jsonl o .parquet.")
 @click.option("--out", type=PATH, help="La carpeta del lote, si no data/08_reporting/jobs/CUADERNO; lo que ya esté hecho en ella no se repite.")
 @click.option("--workers", type=click.IntRange(1), help="Cuántos trabajos a la vez; si no se dice, uno por núcleo.")
