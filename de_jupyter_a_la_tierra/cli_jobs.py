@@ -91,13 +91,14 @@ class RunCommand(click.Command):
 # %% ../nbs/6_trabajos/42_cli_jobs.ipynb #c020
 @jobs.command(
     cls=RunCommand, **COMMAND,
-    epilog="Ejemplo: tierra jobs run entrenar --grid model_type=logistic,random_forest --grid evaluation_share=0.2,0.3",
+    epilog="Ejemplo: tierra jobs run entrenar --grid model_type=logistic,random_forest --grid evaluation_share=0.2,0.3\n\n"
+    "Otro, que avisa al acabar: tierra jobs run entrenar --notify 'python3 avisar.py'",
 )
 @click.argument("name", metavar="CUADERNO")
 @click.option("-p", "--param", "pairs", nargs=2, multiple=True, metavar="PARÁMETRO VALOR", help="Un valor; se puede repetir, y también se escribe PARÁMETRO=VALOR.")
 @click.option("-f", "file", type=PATH, help="Un YAML con valores; los de -p ganan.")
 @click.option("-o", "--output", type=PATH, help="De un trabajo suelto: dónde queda el cuaderno ejecutado, si no en data/08_reporting/jobs.")
-@click.option("--grid", multiple=True, metavar="PARÁMETRO=V1,V2…", help="Un lote: un trabajo por valor; con varias rejillas, todas las combinaciones.")
+@click.option("--grid", multiple=True, metavar="PARÁMETRO=V1,V2…", help="Un lote: un trabajo por valor; con varias rejillas, todas las combinaciones. Los valores se escriben como en YAML, y una coma de un valor va entre comillas: 'nota=\"a, b\",c'.")
 @click.option("--table", type=PATH, help="Un lote: un trabajo por fila de un .csv, .jsonl o .parquet.")
 @click.option("--out", type=PATH, help="La carpeta del lote, si no data/08_reporting/jobs/CUADERNO; lo que ya esté hecho en ella no se repite.")
 @click.option("--workers", type=click.IntRange(1), help="Cuántos trabajos a la vez; si no se dice, uno por núcleo.")
@@ -112,13 +113,14 @@ class RunCommand(click.Command):
 @click.option("--cwd", metavar="CARPETA", help="En qué carpeta se ejecuta; «notebook» es la del cuaderno.")
 @click.option("--engine", type=click.Choice(["tierra", "nbclient"]), default="tierra", help="El motor de papermill; nbclient arranca un núcleo cada vez.")
 @click.option("--kernel", default="", metavar="NOMBRE", help="El núcleo de Jupyter con el que se ejecuta; si no se dice, con ninguno, y uno de otro lenguaje, con el suyo.")
+@click.option("--notify", metavar="ORDEN|URL", help="A quién se avisa cuando acabe, falle o se pare: un programa con sus argumentos, que recibe un JSON por su entrada, o una dirección http(s), que lo recibe con un POST.")
 @click.option("--scheduler", metavar="tcp://…", help="Un planificador de Dask que ya exista: el lote se reparte entre sus workers.")
 @click.option("--tls-ca", type=PATH, help="Con un planificador tls://, el certificado de la autoridad.")
 @click.option("--tls-cert", type=PATH, help="Ídem, el nuestro.")
 @click.option("--tls-key", type=PATH, help="Ídem, su clave.")
 def run(
     name: str, pairs: tuple[tuple[str, str], ...], file: Path | None, output: Path | None, retries: int, timeout: float | None,
-    memory: float | None, fail_fast: bool, engine: str, kernel: str, seed: int | None, retry_wait: float, retry_asserts: bool, cwd: str | None, **asked: Any,
+    memory: float | None, fail_fast: bool, engine: str, kernel: str, seed: int | None, retry_wait: float, retry_asserts: bool, cwd: str | None, notify: str | None, **asked: Any,
 ) -> None:
     """Ejecuta un cuaderno, una vez o muchas, y guarda cada copia ejecutada, también si falla.
 
@@ -129,21 +131,25 @@ def run(
     from de_jupyter_a_la_tierra.batches import Policy
     from de_jupyter_a_la_tierra.dispatch import BatchRequest, dispatch_batch, dispatch_job, gather_values
     from de_jupyter_a_la_tierra.jobs import find_notebook
+    from de_jupyter_a_la_tierra.notifying import News, announcing
     from de_jupyter_a_la_tierra.project import find_project
 
-    project = find_project()
-    notebook = find_notebook(project, name)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("de_jupyter_a_la_tierra").setLevel("INFO")
-    values = gather_values(notebook, dict(pairs), file)
     policy, request = Policy(retries, timeout, memory, fail_fast, engine, seed, retry_wait, retry_asserts, cwd, kernel), BatchRequest(**asked)
-    wanted = request.name_option() or ("--retries" if retries else "--fail-fast" if fail_fast else "")
-    if output and wanted:
-        raise UsageError(f"-o es para un trabajo suelto, y {wanted} pide un lote: la carpeta de un lote se dice con --out.")
-    if wanted:
-        dispatch_batch(project, notebook, values, request, policy)
-    else:
-        dispatch_job(project, name, values, output, policy, (sys.stdout, sys.stderr))
+    news = News(name, click.get_current_context().meta["tierra.args"])
+    with announcing(notify, news):
+        project = find_project()
+        news.project = project.root
+        notebook = find_notebook(project, name)
+        values = gather_values(notebook, dict(pairs), file, request.grid)
+        wanted = request.name_option() or ("--retries" if retries else "--fail-fast" if fail_fast else "")
+        if output and wanted:
+            raise UsageError(f"-o es para un trabajo suelto, y {wanted} pide un lote: la carpeta de un lote se dice con --out.")
+        if wanted:
+            dispatch_batch(project, notebook, values, request, policy, news)
+        else:
+            dispatch_job(project, name, values, output, policy, (sys.stdout, sys.stderr), news)
 
 # %% ../nbs/6_trabajos/42_cli_jobs.ipynb #c024
 @jobs.command(epilog="Ejemplo: tierra jobs table data/08_reporting/jobs/entrenar --csv tabla.csv", **COMMAND)

@@ -106,7 +106,7 @@ def rollback() -> None:
 
 # %% ../nbs/5_mlflow/08_cli_models.ipynb #c018
 @click.command(epilog="Ejemplo: tierra sweep --grid model.type=logistic,random_forest --grid evaluation_share=0.2", **COMMAND)
-@click.option("--grid", "texts", multiple=True, required=True, metavar="CLAVE=VALOR,VALOR…", help="Un parámetro y sus valores; se puede repetir.")
+@click.option("--grid", "texts", multiple=True, required=True, metavar="CLAVE=VALOR,VALOR…", help="Un parámetro y sus valores, como en YAML ('features=[a, b],[c]'); se puede repetir.")
 def sweep(texts: tuple[str, ...]) -> None:
     """Entrena con todas las combinaciones y dice cuál acierta más."""
     from de_jupyter_a_la_tierra.project import find_project

@@ -7,7 +7,7 @@ __all__ = ['read_values_file', 'gather_values', 'BatchRequest', 'dispatch_batch'
 
 # %% ../nbs/6_trabajos/41_dispatch.ipynb #c003
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,8 +19,10 @@ import yaml
 # %% ../nbs/6_trabajos/41_dispatch.ipynb #c004
 from .batches import Policy, run_batch
 from .cluster import open_executor
-from .errors import UsageError, WorkError
+from .errors import TierraError, UsageError, WorkError
 from .execution import find_cwd, run_job
+from .ledger import Entry
+from .notifying import News
 from .parameters import name_secret, read_parameters, split_secrets
 from .planning import find_inputs, identify_jobs, plan_batch
 from .progress import show_progress, show_seconds
@@ -46,10 +48,12 @@ def gather_values(
     notebook: Path,  # el cuaderno
     pairs: Mapping[str, str],  # los de `-p`
     file: Path | None = None,  # el de `-f`
+    grid: Iterable[str] = (),  # las rejillas, de las que solo se mira el nombre
 ) -> dict[str, Any]:  # de cada parámetro, su valor
     """Junta los valores que se piden; `UsageError` si en la orden va un secreto."""
+    named = {*pairs, *(text.partition("=")[0].strip() for text in grid)}
     for parameter in read_parameters(notebook):
-        if parameter.secret and parameter.name in pairs:
+        if parameter.secret and parameter.name in named:
             raise UsageError(
                 f"El parámetro «{parameter.name}» es secreto, y lo que se escribe en una orden lo ve cualquiera: "
                 f"ponlo en la variable de entorno {name_secret(parameter.name)}, o en un fichero con -f."
@@ -98,9 +102,12 @@ def dispatch_batch(
     values: dict[str, Any],  # los valores de todos los trabajos
     request: BatchRequest,  # lo que se pide
     policy: Policy = Policy(),  # con qué condiciones
+    news: News | None = None,  # donde se apunta cómo va, para contarlo al final
 ) -> None:
     """Planea un lote, lo hace y cuenta lo que salió; `WorkError` si algún trabajo falló."""
     folder = request.out or project.root / "data/08_reporting/jobs" / notebook.stem
+    news = news or News(notebook.stem)
+    news.output = folder
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "batch.lock").exists():
         raise UsageError(f"«{folder}» tiene dentro otras cosas, y un lote necesita una carpeta suya: elige otra con --out.")
     parameters = read_parameters(notebook)
@@ -112,7 +119,7 @@ def dispatch_batch(
         click.echo(f"Trabajos repetidos: {repeated}; cada uno se hace una sola vez.", err=True)
     try:
         with _open_workers(request) as (executor, slots), show_progress(slots) as view:
-            summary = run_batch(project, notebook, numbered, folder, executor, policy, view)
+            summary = run_batch(project, notebook, numbered, folder, executor, policy, lambda entry: (news.tally.note(entry), view(entry)))
     except KeyboardInterrupt:
         click.echo(f"\nLo hecho hasta aquí está en «{os.path.relpath(folder)}»: la misma orden sigue por donde iba.", err=True)
         raise
@@ -131,10 +138,19 @@ def dispatch_job(
     output: Path | None = None,  # dónde queda su copia; si falta, en data/08_reporting/jobs
     policy: Policy = Policy(),  # con qué condiciones
     streams: tuple[TextIO | None, TextIO | None] = (None, None),  # adónde va, según sale, lo que escribe el cuaderno
+    news: News | None = None,  # donde se apunta cómo acabó
 ) -> None:
     """Ejecuta un trabajo suelto y dice dónde queda su copia y con qué semilla se repite."""
     seed = draw_seed() if policy.seed is None else policy.seed
     limits = {name: getattr(policy, name) for name in ("timeout", "memory", "engine", "kernel", "cwd")}
-    done = run_job(project, name, values, output, streams, seed, **limits)
+    news, entry = news or News(name), Entry(name, 1)
+    news.tally.note(entry)
+    news.output = output or project.root / "data/08_reporting/jobs"
+    try:
+        done = news.output = run_job(project, name, values, output, streams, seed, **limits)
+    except TierraError as error:
+        news.tally.note(replace(entry, status="failed", error=str(error)))
+        raise
+    news.tally.note(replace(entry, status="done"))
     click.echo(f"{'Cuaderno ejecutado':<26} {os.path.relpath(done)}")
     click.echo(f"{'Semilla':<26} {seed}")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,28 @@ def _read_datetime(value: Any, _: Kind) -> datetime:
     return value if isinstance(value, datetime) else datetime.fromisoformat(value)
 
 # %% ../nbs/6_trabajos/01_kinds.ipynb #c019
+@cache
+def _make_loader() -> Any:
+    """El lector de YAML que no admite etiquetas ni anclas."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, *place: Any) -> Any:
+            event = self.peek_event()
+            if event.anchor or getattr(event, "tag", None):
+                raise yaml.YAMLError(f"sin etiquetas ni anclas: {event}")
+            return super().compose_node(*place)
+
+    return Loader
+
+
 def _load(text: Any) -> Any:
     """Lo que dice un texto en YAML (o en JSON, que es lo mismo); lo demás, como está."""
     import yaml
 
     try:
-        return yaml.safe_load(text) if isinstance(text, str) else text
-    except yaml.YAMLError as error:
+        return yaml.load(text, _make_loader()) if isinstance(text, str) else text
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(text) from error
 
 # %% ../nbs/6_trabajos/01_kinds.ipynb #c020

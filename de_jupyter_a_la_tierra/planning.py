@@ -15,10 +15,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 # %% ../nbs/6_trabajos/20_planning.ipynb #c004
 from . import __version__
 from .errors import UsageError, explain_os_errors
 from .imports import find_sources
+from .kinds import parse_kind
 from .notation import read_notebook
 from .parameters import Parameter, list_inputs, name_secret, read_parameters, read_values, to_plain
 from .sweeps import list_combinations
@@ -89,21 +92,31 @@ def read_runs(
     return rows
 
 # %% ../nbs/6_trabajos/20_planning.ipynb #c013
+def _unquote(text: Any, parameter: Parameter | None) -> Any:
+    """Un valor de la rejilla, sin las comillas que lo rodean; donde cabe cualquier cosa se quedan, que dicen que es un texto."""
+    kind = parse_kind("Any") if parameter is None else parameter.type
+    if "Any" in (kind.name, *(option.name for option in kind.args)) or not isinstance(text, str) or text[:1] not in ("'", '"'):
+        return text
+    return yaml.safe_load(text)
+
+
 def plan_batch(
     parameters: list[Parameter],  # los que acepta el cuaderno
     values: Mapping[str, Any],  # los que comparten todos los trabajos
-    grid: Mapping[str, list[str]] | None = None,  # de cada parámetro, los valores que se prueban
+    grid: Mapping[str, list[str]] | None = None,  # de cada parámetro, los valores que se prueban, como los da `parse_grid`
     table: Path | None = None,  # un fichero con un trabajo por fila
 ) -> list[dict[str, Any]]:  # los valores de cada trabajo, ya leídos
     """Todos los trabajos de un lote; `UsageError`, con el sitio, si alguno está mal pedido."""
     jobs, grid, public = [], grid or {}, [parameter for parameter in parameters if not parameter.secret]
     secrets = {parameter.name for parameter in parameters} - {parameter.name for parameter in public}
+    known = {parameter.name: parameter for parameter in public}
+    grid = {name: [_unquote(text, known.get(name)) for text in texts] for name, texts in grid.items()}
     for where, row in read_runs(table) if table else [("", {})]:
         for name in sorted(secrets & (row.keys() | grid.keys() | values.keys())):
             raise UsageError(f"El parámetro «{name}» es secreto: no va en una rejilla ni en una tabla, que se guardan. Ponlo en {name_secret(name)}.")
         for twice in [*(row.keys() & grid.keys()), *(values.keys() & (row.keys() | grid.keys()))]:
             raise UsageError(f"El parámetro «{twice}» se da dos veces: déjalo solo en un sitio, -p, --grid o --table.")
-        for point in list_combinations(dict(grid)):
+        for point in list_combinations(grid):
             try:
                 jobs.append(read_values({**values, **row, **point}, public))
             except UsageError as error:

@@ -8,9 +8,10 @@ __all__ = ['parse_grid', 'list_combinations', 'Trial', 'rank_trials', 'run_sweep
 # %% ../nbs/5_mlflow/07_sweeps.ipynb #c003
 import itertools
 import logging
-import re
 from dataclasses import dataclass
 from typing import Any
+
+import yaml
 
 # %% ../nbs/5_mlflow/07_sweeps.ipynb #c004
 from .connection import explain_mlflow_errors, import_mlflow, open_experiment, read_config
@@ -18,18 +19,36 @@ from .diagnosis import explain
 from .errors import UsageError, WorkError
 from .project import Project
 from .registry import Entry, list_entries, load_config, name_model, open_registry
-from .session import Session, parse_params
+from .session import Session, parse_params, split_commas
 
 # %% ../nbs/5_mlflow/07_sweeps.ipynb #c007
+_SHOWN = """Se escribe así, también con esas comillas de fuera: '{key}="uno, dos",tres', '{key}=[1, 2],[3]' o '{key}={{a: 1, b: 2}},{{a: 3}}'."""
+
+
+def _split_values(key: str, values: str) -> list[str]:
+    """Los valores de un parámetro, como están escritos; `UsageError` si algo no se cierra o lo que va entre comillas no es YAML."""
+    try:
+        options = split_commas(values)
+        for option in options:
+            if option[0] in "\"'":
+                yaml.safe_load(option)
+    except yaml.YAMLError as error:
+        why = f"«{option[:20]}» no es un texto de YAML, donde \\ se escribe dos veces entre comillas dobles"
+        raise UsageError(f"No se entienden los valores de «{key}»: {why}. {_SHOWN.format(key=key)}") from error
+    except ValueError as error:
+        raise UsageError(f"No se entienden los valores de «{key}»: {error}. {_SHOWN.format(key=key)}") from error
+    return options
+
+
 def parse_grid(
     texts: list[str],  # «clave=valor,valor…», uno por parámetro
-) -> dict[str, list[str]]:  # de cada parámetro, sus valores, como texto
-    """Interpreta una rejilla; `UsageError` si a alguna parte le falta el «=» o los valores."""
+) -> dict[str, list[str]]:  # de cada parámetro, sus valores, cada uno como está escrito en YAML
+    """Interpreta una rejilla; `UsageError` si a alguna parte le falta el «=» o los valores, o si algo no se cierra."""
     grid = {}
     for text in texts:
         key, equals, values = text.partition("=")
-        options = [value.strip() for value in re.split(r",(?![^\[]*\])", values) if value.strip()]
-        if not equals or not key.strip() or not options:
+        options = _split_values(key.strip(), values) if equals and key.strip() else []
+        if not options:
             raise UsageError(f"«{text}» no es una rejilla: se escribe clave=valor,valor…")
         if key.strip() in grid:
             raise UsageError(f"«{key.strip()}» está dos veces en la rejilla: pon todos sus valores juntos, {key.strip()}=valor,valor…")
