@@ -59,6 +59,14 @@ def test_what_is_told_can_be_typed(active, tmp_path):
     assert order == ("tierra run" if active else f"{BIN}/tierra run")
 
 
+@pytest.mark.parametrize("chapter", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("nbs/[2-7]_*/00_*.ipynb")))
+def test_every_chapter_says_how_to_reach_the_order(chapter):
+    """Quien abre el libro por ahí también tiene que poder teclear `tierra`."""
+    cells = json.loads((ROOT / chapter).read_text(encoding="utf-8"))["cells"]
+    prose = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert prose.count("`. .venv/bin/activate`") == 1
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Una copia de los ficheros del repositorio, en una carpeta de nombre difícil."""
