@@ -67,11 +67,13 @@ test: env-dev ## Pasa las pruebas: cuadernos, paquete, rueda, API, MLflow, traba
 	@tierra data >/dev/null
 	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
 
-test-long: env-dev ## Las pruebas largas: capítulos, paridad, y cada etapa y proyecto nuevo en un entorno limpio
+test-long: env-dev ## Las pruebas largas: capítulos, paridad, cada etapa y proyecto nuevo en un entorno limpio, y el README con pip
 	@tierra data >/dev/null
 	@echo "Los asertos de los cuadernos (nbdev_test)…"
 	@$(NO_NETWORK) nbdev_test --n_workers $(JOBS)
-	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile -m long $(PYTEST_FLAGS)
+	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile -m "long and not network" $(PYTEST_FLAGS)
+	@echo "Lo que hace quien instala con pip, que es lo único que necesita red…"
+	@python -m pytest tests -m network $(PYTEST_FLAGS)
 
 test-papermill: env-dev ## Las pruebas de papermill, las suyas, con nuestro motor (hace falta red; sin ella lo dice y se salta)
 	@python scripts/run_papermill_tests.py

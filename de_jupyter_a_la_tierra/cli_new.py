@@ -9,6 +9,7 @@ __all__ = ['name_package', 'describe_table', 'new']
 import keyword
 import os
 import re
+import shlex
 import unicodedata
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,4 +104,4 @@ def new(
         click.echo(f"· {note}")
     if stage > 1:
         click.echo("· Los rangos son un borrador: revísalos, y escribe qué es cada columna, en nbs/2_kedro/01_columns.ipynb.")
-    click.echo(f"Ahora: cd {place} && make run" if place != "." else "Ahora: make run")
+    click.echo(f"Ahora: cd {shlex.quote(place)} && make run" if place != "." else "Ahora: make run")

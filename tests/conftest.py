@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent))
+
+from outside import copy_sources
+
 TIERRA = Path(sys.executable).with_name("tierra")
 MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 
@@ -35,3 +39,22 @@ def tierra() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     call.path = TIERRA
     return call
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """El paquete fuente y la rueda hecha a partir de él, desde una copia de lo que hay en git."""
+    folder = tmp_path_factory.mktemp("dist")
+    source = copy_sources(folder / "source")
+    (source / "conf/local/credentials.yml").write_text("secreto: 1\n")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(dist: Path) -> Path:
+    """La rueda."""
+    (path,) = dist.glob("*.whl")
+    return path

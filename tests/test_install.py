@@ -1,12 +1,23 @@
 """Quien instala el paquete donde no debe, o lo llama desde donde no se ve, lee algo que puede teclear."""
 import json
 import os
-import shutil
+import ssl
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from outside import copy_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -48,17 +59,18 @@ def test_what_is_told_can_be_typed(active, tmp_path):
     assert order == ("tierra run" if active else f"{BIN}/tierra run")
 
 
+@pytest.mark.parametrize("chapter", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("nbs/[2-7]_*/00_*.ipynb")))
+def test_every_chapter_says_how_to_reach_the_order(chapter):
+    """Quien abre el libro por ahí también tiene que poder teclear `tierra`."""
+    cells = json.loads((ROOT / chapter).read_text(encoding="utf-8"))["cells"]
+    prose = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert prose.count("`. .venv/bin/activate`") == 1
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Una copia de los ficheros del repositorio, en una carpeta de nombre difícil."""
-    ask = [sys.executable, ROOT / "scripts/ask_git.py", "ls-files", "-z", "-co", "--exclude-standard"]
-    listed = subprocess.run(ask, capture_output=True, check=True).stdout.decode()
-    folder = tmp_path / "100% #1 año"
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
-    return folder
+    return copy_sources(tmp_path / "100% #1 año")
 
 
 def test_it_installs_from_the_repository(source, tmp_path):
@@ -96,7 +108,8 @@ def test_an_emitted_project_notices_it_too(tierra, tmp_path):
     """Lo mismo, en un proyecto que escribió `tierra stage`; y uno que no se ha movido se queda con el suyo."""
     assert tierra("stage", "1", "gatos", cwd=tmp_path).returncode == 0
     project = tmp_path / "gatos"
-    (project / ".venv").mkdir()
+    (project / ".venv/bin").mkdir(parents=True)
+    (project / ".venv/bin/python").symlink_to(sys.executable)
     (project / ".venv/.home").write_text(f"{project}/.venv\n")
     for moved in (False, True):
         if moved:
@@ -105,3 +118,66 @@ def test_an_emitted_project_notices_it_too(tierra, tmp_path):
         assert done.returncode == 0, done.stderr
         assert ("se creó en otra carpeta" in done.stdout) is moved
         assert (project / ".venv").exists() is not moved
+
+
+def make_env(project: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """`make env` con un índice que no tiene nada: se ve hasta dónde llega."""
+    env = {"PIP_NO_INDEX": "1", "PATH": "/usr/bin:/bin", "HOME": os.environ["HOME"], "PYTHON": sys._base_executable} | env
+    return subprocess.run(["make", "env"], cwd=project, env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_an_emitted_environment_left_halfway_is_made_again(tierra, tmp_path):
+    """Se cortó la red al crearlo, o se copió de otro sitio sin .home: la vez siguiente se empieza de nuevo, y se dice."""
+    assert tierra("stage", "1", "gatos", cwd=tmp_path).returncode == 0
+    first = make_env(tmp_path / "gatos")
+    assert first.returncode != 0 and "a medias" not in first.stdout and "Cannot install uv" in first.stderr
+    again = make_env(tmp_path / "gatos")
+    assert "a medias" in again.stdout and "Se crea .venv" in again.stdout
+    assert again.returncode != 0 and "Cannot install uv" in again.stderr
+
+
+def write_certificate(folder: Path) -> Path:
+    """Un certificado de `localhost` que no conoce nadie, con su clave."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
+    signed = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False).sign(key, hashes.SHA256())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "own.pem").write_bytes(private + signed.public_bytes(Encoding.PEM))
+    return folder / "own.pem"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Lo de siempre, pero lo que se pide se apunta y no se cuenta."""
+
+    asked: ClassVar[list[str]] = []
+
+    def log_message(self, *_: object) -> None:
+        self.asked.append(self.path)
+
+
+@pytest.fixture
+def own_index(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Un índice de paquetes vacío detrás de un certificado propio, que solo conoce el sistema; cómo se llega a él."""
+    Quiet.asked.clear()
+    certificate, context = write_certificate(tmp_path), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    (tmp_path / "index").mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "index")) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        index = f"https://localhost:{server.server_port}/"
+        yield {"PIP_NO_INDEX": "", "PIP_INDEX_URL": index, "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0", "SSL_CERT_FILE": str(certificate)}
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("whose", ["el de aquí", "el que viaja"])
+def test_the_certificates_are_those_of_the_system(whose, tierra, source, tmp_path, own_index):
+    """En una red con su propia autoridad, también un pip anterior al 24.2 se entiende con el índice: sin eso no le llega a pedir nada."""
+    if whose == "el que viaja":
+        assert tierra("stage", "1", "gatos", cwd=tmp_path).returncode == 0
+    done = make_env(source if whose == "el de aquí" else tmp_path / "gatos", **own_index)
+    assert done.returncode != 0 and Quiet.asked, done.stderr

@@ -2,9 +2,7 @@
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from outside import copy_sources, find_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 120  # segundos hasta dar por perdido un servidor
@@ -28,27 +27,15 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Una copia del repositorio, recién clonada salvo por el entorno, que es el de estas pruebas."""
-    folder = tmp_path_factory.mktemp("clon") / "repo"
-    ask = [sys.executable, ROOT / "scripts/ask_git.py", "ls-files", "-z", "-co", "--exclude-standard"]
-    listed = subprocess.run(ask, capture_output=True)
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    folder = copy_sources(tmp_path_factory.mktemp("clon") / "repo")
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
-
-
-def free_port() -> int:
-    """Un puerto en el que ahora no escucha nadie."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def said(clone: Path) -> str:
     """Lo que dice `make run`."""
-    ports = [f"PORT={free_port()}", f"UI_PORT={free_port()}"]
+    ports = [f"PORT={find_port()}", f"UI_PORT={find_port()}"]
     done = subprocess.run(["make", "run", *ports], cwd=clone, capture_output=True, text=True, timeout=600, env=ENV)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

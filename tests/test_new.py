@@ -113,9 +113,11 @@ def test_only_brings_its_own_data(project: Path, tierra: Tierra) -> None:
 def test_no_cat_travels(tmp_path: Path, tierra: Tierra) -> None:
     """Un proyecto nuevo, en la última etapa, trae los trabajos que valen para cualquiera y nada del ejemplo."""
     target = write_sheet("vinos", tmp_path / "hoja.csv")
-    done = tierra("new", "vinos", "--data", "hoja.csv", "--target", target, "--stage", "6", cwd=tmp_path)
+    order = ["new", "vinos", "--data", "hoja.csv", "--target", target, "--stage", "6", "--dest", "mis vinos"]
+    done = tierra(*order, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    files = [path for path in (tmp_path / "vinos").rglob("*") if path.suffix in (".py", ".ipynb", ".yml")]
+    assert "Ahora: cd 'mis vinos' && make run" in done.stdout  # se copia y se pega
+    files = [path for path in (tmp_path / "mis vinos").rglob("*") if path.suffix in (".py", ".ipynb", ".yml")]
     assert {"entrenar", "predecir", "informe"} <= {path.stem for path in files if path.suffix == ".ipynb"}
     assert [path.name for path in files if "catfood" in path.read_text(encoding="utf-8")] == []
 

@@ -7,52 +7,23 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from outside import BIN, ROOT, find_port, run, serving
 
 from de_jupyter_a_la_tierra.rendering import EXTRAS
 
 pytestmark = pytest.mark.long
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 HEADER = "| etapa | extra | instalar (s) | tamaño (MB) | `make run` (s) | pruebas | `make test` (s) |\n|---|---|---|---|---|---|---|"
 
 
-def clean_env(**more: str) -> dict[str, str]:
-    """El entorno de quien no tiene otro activado: se conserva cómo se llega a los paquetes y poco más."""
-    outside = {"PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MLFLOW_TRACKING_URI"}
-    kept = {key: value for key, value in os.environ.items() if key not in outside}
-    if "TIERRA_OFFLINE" in os.environ:  # sin red no se puede bajar uv: sirve el nuestro, con su caché
-        kept["UV"] = str(BIN / "uv")
-    return {**kept, "PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": sys._base_executable, **more}
-
-
-def run(*command: str | Path, cwd: Path, **env: str) -> tuple[str, float]:
-    """Ejecuta una orden y exige que vaya bien; devuelve lo que dijo y cuánto tardó."""
-    start = time.monotonic()
-    done = subprocess.run(command, cwd=cwd, env=clean_env(**env), capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr, time.monotonic() - start
-
-
 @pytest.fixture(scope="session")
-def tierra_of_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tierra_of_wheel(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """La orden `tierra` de la rueda, instalada con el primer extra: el que basta para escribir proyectos."""
     folder = tmp_path_factory.mktemp("rueda")
-    ask = [sys.executable, ROOT / "scripts/ask_git.py", "ls-files", "-z", "-co", "--exclude-standard"]
-    listed = subprocess.run(ask, capture_output=True)
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / "source" / name)
-    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, folder / "source", cwd=folder)
-    (wheel,) = folder.glob("*.whl")
     run(BIN / "uv", "venv", "-q", "--python", sys.executable, folder / "venv", cwd=folder)
     pins = ["--python", folder / "venv/bin/python", "-c", ROOT / "requirements/runtime.txt"]
     run(BIN / "uv", "pip", "install", "-q", *pins, f"de-jupyter-a-la-tierra[libreta] @ {wheel.as_uri()}", cwd=folder)
@@ -126,45 +97,19 @@ def test_make_alone_lists_the_targets(stage: int, project: Path, journey: str) -
         assert (f"make {target} " in listed) == (stage >= first), target
 
 
-def find_port() -> int:
-    """Un puerto libre."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(port: int, process: subprocess.Popen) -> None:
-    """Espera a que alguien escuche en ese puerto."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    raise AssertionError(f"nadie escucha en {port}")
-
-
 def test_what_make_run_says_works(stage: int, project: Path, journey: str) -> None:
     """Lo que se lee al final de `make run` se puede copiar y pegar: `make serve`, su `curl` y `make ui`."""
     for target, variable, first in (("serve", "PORT", 3), ("ui", "UI_PORT", 5)):
         if stage < first:
             continue
         port = find_port()
-        process = subprocess.Popen(
-            ["make", target, f"{variable}={port}"], cwd=project, env=clean_env(), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        try:
-            wait_for(port, process)
+        with serving("make", target, f"{variable}={port}", cwd=project, port=port):
             if target == "serve":
                 (command,) = re.findall(r"curl .*", journey)
                 answer = json.loads(run("sh", "-c", command.replace(":8000/", f":{port}/"), cwd=project)[0])
                 assert (answer["score"], answer["data_origin"]) == (3, "simulated")
             else:
                 assert "<title>MLflow</title>" in run("curl", "-s", f"http://127.0.0.1:{port}/", cwd=project)[0]
-        finally:
-            os.killpg(process.pid, 15)
-            process.wait(timeout=60)
 
 
 def test_the_next_stage_lands_on_a_used_project(
@@ -208,18 +153,11 @@ def test_a_new_project_is_green_in_a_clean_environment(name: str, tmp_path: Path
     said, _ = run("make", "run", cwd=project)
     tests, _ = run("make", "test", cwd=project)
     assert re.search(r"\d+ passed", tests) and not re.search(r"\d+ (failed|error|skipped)", tests), tests
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    serve = [project / ".venv/bin/tierra", "serve", "--port", str(port)]
-    server = subprocess.Popen(serve, cwd=project, env=clean_env(), stdout=subprocess.DEVNULL)
-    try:
-        wait_for(port, server)
+    port = find_port()
+    with serving(project / ".venv/bin/tierra", "serve", "--port", str(port), cwd=project, port=port):
         (command,) = re.findall(r"curl .*", said)
         answer = json.loads(run("sh", "-c", command.replace(":8000", f":{port}"), cwd=project)[0])
         page, _ = run("curl", "-s", f"http://127.0.0.1:{port}/docs", cwd=project)
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
-        shutil.rmtree(project / ".venv", ignore_errors=True)
+    shutil.rmtree(project / ".venv")
     assert isinstance(answer["score"], {"vinos": int, "biopsias": str, "diabetes": float}[name])
     assert all(column in page for column in columns)

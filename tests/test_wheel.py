@@ -17,31 +17,6 @@ BIN = Path(sys.executable).parent
 HELP_CPU_SECONDS = 0.5
 
 
-@pytest.fixture(scope="session")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """El paquete fuente y la rueda hecha a partir de él, desde una copia de lo que hay en git."""
-    folder = tmp_path_factory.mktemp("dist")
-    source = folder / "source"
-    ask = [sys.executable, ROOT / "scripts/ask_git.py", "ls-files", "-z", "-co", "--exclude-standard"]
-    listed = subprocess.run(ask, capture_output=True)
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    (source / "conf/local/credentials.yml").write_text("secreto: 1\n")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source]
-    done = subprocess.run(build, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.fixture(scope="session")
-def wheel(dist: Path) -> Path:
-    """La rueda."""
-    (path,) = dist.glob("*.whl")
-    return path
-
-
 def test_wheel_contents(wheel):
     """En la rueda van el paquete, su configuración, los cuadernos y las plantillas; ni datos ni lo de cada uno."""
     names = [PurePosixPath(name) for name in zipfile.ZipFile(wheel).namelist()]
