@@ -18,8 +18,6 @@ from nbformat.v4 import new_code_cell, new_notebook
 from de_jupyter_a_la_tierra.errors import UsageError
 from de_jupyter_a_la_tierra.notifying import Notifier, parse_notifier, send_report
 
-pytestmark = pytest.mark.timeout(240)
-
 SECRET = "hunter2-no-se-ve"
 PARAMETERS = 'n: int = 1  # un número\ntoken: str = ""  # con qué se entra, secreto'
 SOURCE = """
@@ -95,13 +93,11 @@ def test_a_batch_tells_how_it_ended(folder, tierra):
     assert "--notify" not in told["command"] and told["command"].startswith(f"cd {shlex.quote(str(folder))} && ")
     assert not (folder / "pwned").exists() and SECRET not in json.dumps(told, ensure_ascii=False)
     with serve() as (url, heard):
-        again = tierra(*order, f"--notify={url}/la-llave?x=1", cwd=folder)
+        again = subprocess.run(["/bin/sh", "-c", f"{told['command']} '--notify={url}/la-llave?x=1'"], cwd="/", capture_output=True, text=True, timeout=200)
     [(path, kind, posted)] = heard
-    assert again.returncode == 1 and (path, kind) == ("/la-llave?x=1", "application/json")
-    assert [posted[name] for name in ("state", "done", "failed", "skipped")] == ["failed", 0, 1, 2]
+    assert again.returncode == 1 and "y 2 ya lo estaban" in again.stdout and (path, kind) == ("/la-llave?x=1", "application/json"), again.stderr
+    assert [posted[name] for name in ("state", "done", "failed", "skipped", "output")] == ["failed", 0, 1, 2, told["output"]]
     assert "la-llave" not in again.stderr + json.dumps(posted) and SECRET not in json.dumps(posted, ensure_ascii=False)
-    followed = subprocess.run(["/bin/sh", "-c", told["command"]], cwd="/", capture_output=True, text=True, timeout=200)
-    assert "y 2 ya lo estaban" in followed.stdout, followed.stderr
 
 
 def test_a_single_job_tells_too(folder, tierra):
