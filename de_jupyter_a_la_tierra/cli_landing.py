@@ -20,10 +20,13 @@ from .errors import UsageError
 # %% ../nbs/7_aterrizar/08_cli_landing.ipynb #c007
 _ACTIONS = {
     "added": "+ {path}",
-    "updated": "~ {path}",
-    "merged": "~ {path}: lo tuyo y lo nuevo, juntos",
-    "aside": "! {path}: lo habías cambiado y se queda como está; lo nuevo, en {path}.tierra",
+    "updated": "~ {name}",
+    "moved": "~ {name}",
+    "merged": "~ {name}: lo tuyo y lo nuevo, juntos",
+    "aside": "! {name}: lo habías cambiado y se queda como está; lo nuevo, en {beside}",
     "deleted": "  {path}: lo habías borrado, y borrado se queda",
+    "removed": "- {path}",
+    "retired": "! {path}: ya no hace falta; como lo habías cambiado, lo tuyo queda en {beside}",
 }
 
 # %% ../nbs/7_aterrizar/08_cli_landing.ipynb #c008
@@ -32,7 +35,8 @@ def list_changes(
 ) -> list[str]:  # una línea por fichero que no se ha quedado igual
     """Cuenta qué se ha hecho con cada fichero."""
     told = [change for change in changes if change.action in _ACTIONS]
-    return [_ACTIONS[change.action].format(path=change.path) for change in told]
+    names = {change.path: f"{change.old} → {change.path}" if change.old else change.path for change in told}
+    return [_ACTIONS[c.action].format(path=c.path, name=names[c.path], beside=c.beside) for c in told]
 
 # %% ../nbs/7_aterrizar/08_cli_landing.ipynb #c010
 def tell_next_step(

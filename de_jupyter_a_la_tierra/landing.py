@@ -10,6 +10,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +114,15 @@ def _read_landing(folder: Path) -> tuple[Landing, dict[str, str]]:
     except (KeyError, TypeError) as error:
         raise WorkError(f"El proyecto de «{folder.name}» lo escribió otra versión de «tierra»: actualízala.") from error
 
+# %% ../nbs/7_aterrizar/07_landing.ipynb #8e8e1b99
+def _export(files: dict[str, str], package: str) -> dict[str, str]:
+    """Los módulos que salen de unos cuadernos; de uno que su dueño ha dejado a medias no sale ninguno."""
+    modules = export_package({}, package, _FIRST_VERSION)
+    for path, text in files.items():
+        with suppress(UsageError, SyntaxError, ValueError, LookupError, TypeError, AttributeError):
+            modules |= export_package({path: text}, package, _FIRST_VERSION)
+    return modules
+
 # %% ../nbs/7_aterrizar/07_landing.ipynb #c025
 def raise_stage(
     folder: Path,  # un proyecto que escribimos nosotros
@@ -128,7 +138,7 @@ def raise_stage(
         raise UsageError(f"«{folder.name}» ya está en la etapa {before.stage} y no se vuelve atrás: elige otra carpeta.")
     after = replace(before, stage=stage, version=__version__)
     ours = render_project(after)
-    changes = update_files(folder, render_project(before), ours, written)
+    changes = update_files(folder, render_project(before), ours, written, lambda files: _export(files, after.name))
     write_record(folder, after.to_dict(), ours)
     _write_local(folder)
     return changes

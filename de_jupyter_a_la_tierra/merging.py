@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['RECORD', 'hash_text', 'write_record', 'read_record', 'merge_texts', 'merge_notebooks', 'Change', 'decide_change',
-           'write_files', 'update_files', 'is_free', 'write_folder']
+           'find_moves', 'rename_in', 'recall_text', 'read_final', 'plan_changes', 'write_files', 'apply_changes',
+           'update_files', 'is_free', 'write_folder']
 
 # %% ../nbs/7_aterrizar/04_merging.ipynb #c003
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 # %% ../nbs/7_aterrizar/04_merging.ipynb #c004
@@ -52,6 +55,8 @@ def read_record(
         return None
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if any(".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute() for path in record["files"]):
+            raise ValueError("un fichero de fuera de la carpeta")
         return {"landing": record["landing"], "files": record["files"]}
     except (ValueError, KeyError, TypeError) as error:
         raise WorkError(f"«{folder / RECORD}» está estropeado: recupéralo de git y repite la orden.") from error
@@ -110,8 +115,10 @@ class Change:
     """Lo que se hace con un fichero."""
 
     path: str  # su ruta en el proyecto
-    action: str  # «added», «updated», «merged», «aside», «deleted» o «kept»
+    action: str  # «added», «updated», «merged», «moved», «aside», «deleted», «removed», «retired» o «kept»
     text: str | None = None  # lo que se escribe, si se escribe algo
+    old: str | None = None  # cómo se llamaba, si ha cambiado de nombre
+    beside: str | None = None  # dónde queda lo que se aparta: lo nuestro («aside») o lo suyo («retired»)
 
 # %% ../nbs/7_aterrizar/04_merging.ipynb #c017
 def decide_change(
@@ -134,6 +141,127 @@ def decide_change(
         return Change(path, "aside", ours)
     return Change(path, "kept" if merged == theirs else "merged", merged)
 
+# %% ../nbs/7_aterrizar/04_merging.ipynb #6390d175
+_MODULE = re.compile(r"#\s*\| *default_exp +([\w.]+)")
+_NUMBER = re.compile(r"(?<![^/])\d+[a-z]?_")
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #2be879a4
+def _find_module(path: str, text: str | None) -> str | None:
+    """El módulo al que dice que exporta un cuaderno."""
+    found = _MODULE.search(text or "") if path.endswith(".ipynb") else None
+    return found and found[1]
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #3f306da9
+def _drop_numbers(path: str, text: str | None) -> str | None:
+    """La ruta de un cuaderno sin sus números."""
+    return _NUMBER.sub("", path) if path.endswith(".ipynb") else None
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #6516f703
+def find_moves(
+    theirs: dict[str, str],  # lo que hay en el disco: ruta → texto
+    ours: dict[str, str],  # lo que se escribiría hoy
+    written: dict[str, str],  # las huellas de lo que se escribió
+) -> dict[str, str]:  # el nombre de hoy → el de antes
+    """Encuentra los cuadernos que hoy se escriben con otro nombre."""
+    moves: dict[str, str] = {}
+    for identify in (_find_module, _drop_numbers):
+        gone = sorted(written.keys() - ours.keys() - {*moves.values()}, reverse=True)
+        old = {identify(path, theirs.get(path)): path for path in gone}
+        for path in sorted(ours.keys() - written.keys() - moves.keys()):
+            name = identify(path, ours[path])
+            if name and name in old:
+                moves[path] = old.pop(name)
+    return moves
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #90ba4058
+def rename_in(
+    text: str,  # un texto que nombra ficheros
+    names: dict[str, str],  # ruta → la ruta con la que hay que llamarlo
+) -> str:
+    """Cambia en un texto unos nombres de fichero por otros."""
+    short = {PurePosixPath(path).name: PurePosixPath(other).name for path, other in names.items()}
+    pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, short)) or '(?!)'})")
+    return pattern.sub(lambda found: short[found[1]], text)
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #194c21ea
+def recall_text(
+    folder: Path,  # la carpeta del proyecto
+    path: str,  # la ruta de un fichero
+    mark: str,  # la huella de lo que se escribió
+) -> str | None:  # `None` si no está, o si no hay git
+    """Busca en la historia de git del proyecto lo que se escribió."""
+    git = shutil.which("git")
+
+    def ask(*command: str) -> bytes:
+        done = subprocess.run([git, *command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True)
+        return b"" if done.returncode else done.stdout
+
+    if git is None:
+        return None
+    for line in ask("rev-list", "--all", "--objects", "--", path).decode("utf-8", "replace").splitlines():
+        blob, _, name = line.partition(" ")
+        if name.endswith(PurePosixPath(path).name):
+            text = ask("cat-file", "blob", blob).decode("utf-8", "surrogateescape")
+            if hash_text(text) == mark:
+                return text
+    return None
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #2078af76
+def _follow_move(change: Change, theirs: dict[str, str], old: str) -> Change | None:
+    """Lo que se hace con un fichero que cambia de nombre; `None` si en el sitio nuevo ya hay otra cosa."""
+    action = "moved" if change.action == "kept" else change.action
+    final = theirs[old] if action in ("moved", "aside") else change.text
+    if theirs.get(change.path, final) != final:
+        return None
+    return replace(change, action=action, text=change.text if action == "aside" else final, old=old)
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #a4be465b
+def _decide_plain(
+    path: str,
+    old: str,
+    theirs: dict[str, str],
+    ours: str,
+    written: dict[str, str],
+    find_base: Callable[[str, str], str | None],
+) -> Change:
+    """Decide qué hacer con un fichero, que quizá se llamaba de otro modo."""
+    change = decide_change(path, find_base(path, old), theirs.get(old, theirs.get(path)), ours, written.get(old))
+    if old == path or old not in theirs:
+        return change
+    return _follow_move(change, theirs, old) or decide_change(path, None, theirs[path], ours, None)
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #ee92a1e0
+def read_final(
+    changes: list[Change],  # lo que se va a hacer
+    theirs: dict[str, str],  # lo que hay en el disco
+) -> dict[str, str]:  # ruta → texto
+    """Cómo quedarán los ficheros cuando se haga."""
+    texts = {c.path: theirs.get(c.old or c.path) if c.action in ("kept", "aside", "deleted") else c.text for c in changes}
+    return {path: text for path, text in texts.items() if text is not None}
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #50858eb1
+def plan_changes(
+    theirs: dict[str, str],  # lo que hay en el disco, de lo que se escribió o se va a escribir: ruta → texto
+    ours: dict[str, str],  # lo que se escribiría hoy
+    written: dict[str, str],  # las huellas de lo que se escribió
+    find_base: Callable[[str, str], str | None],  # de una ruta y la de antes a lo que se escribió, si se puede rehacer
+    derive: Callable[[dict[str, str]], dict[str, str]],  # los ficheros que salen de otros
+) -> list[Change]:  # uno por fichero, por orden alfabético
+    """Decide qué hacer con cada fichero de un proyecto, sin tocar el disco."""
+    moves, made = find_moves(theirs, ours, written), derive(ours)
+    plain = [path for path in ours if path not in made]
+    changes = [_decide_plain(path, moves.get(path, path), theirs, ours[path], written, find_base) for path in plain]
+    before = derive({path: text for path, text in theirs.items() if path not in made})
+    for path, text in (made | derive(read_final(changes, theirs))).items():
+        their = theirs.get(path)
+        mark = hash_text(their) if their is not None and their == before.get(path) else written.get(path)
+        changes.append(decide_change(path, find_base(path, path), their, text, mark))
+    gone = theirs.keys() - {change.path for change in changes} - {change.old for change in changes}
+    for path in gone:
+        is_theirs = written[path] != hash_text(theirs[path]) and theirs[path] != before.get(path)
+        changes.append(Change(path, "retired" if is_theirs else "removed"))
+    return sorted(changes, key=lambda change: change.path)
+
 # %% ../nbs/7_aterrizar/04_merging.ipynb #c021
 def write_files(
     folder: Path,  # la carpeta del proyecto
@@ -149,20 +277,64 @@ def _read(path: Path) -> str | None:
     """El texto de un fichero; `None` si no está."""
     return path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else None
 
-# %% ../nbs/7_aterrizar/04_merging.ipynb #c023
+# %% ../nbs/7_aterrizar/04_merging.ipynb #350eb411
+def _choose_place(folder: Path, change: Change) -> str | None:
+    """Dónde se deja lo que se aparta; lo suyo, sin pisar lo que ya se apartara."""
+    if change.action == "aside":
+        return f"{change.path}.tierra"
+    names = (f"{change.path}.tierra-antes{number}" for number in ("", *range(2, 1000)))
+    return next(name for name in names if not (folder / name).exists()) if change.action == "retired" else None
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #3d9011ae
+def _remove(path: Path, folder: Path) -> None:
+    """Quita un fichero y las carpetas que deje vacías."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):  # la que no está vacía se queda
+        for parent in path.relative_to(folder).parents:
+            if parent.parts:
+                (folder / parent).rmdir()
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #9a587f18
+def apply_changes(
+    folder: Path,  # la carpeta del proyecto
+    changes: list[Change],  # lo que hay que hacer
+) -> None:
+    """Hace en el disco lo que se ha decidido: primero escribe, después quita."""
+    for change in changes:
+        if change.text is not None:
+            write_files(folder, {change.beside or change.path: change.text})
+        if change.old and change.action == "aside" and not (folder / change.path).exists():
+            (folder / change.old).rename(folder / change.path)
+    for change in changes:
+        if change.action == "retired":
+            (folder / change.path).rename(folder / change.beside)
+        elif change.old or change.action == "removed":
+            _remove(folder / (change.old or change.path), folder)
+
+# %% ../nbs/7_aterrizar/04_merging.ipynb #8056877e
 def update_files(
     folder: Path,  # la carpeta del proyecto
     base: dict[str, str],  # lo que se escribió en su día, si se puede rehacer
     ours: dict[str, str],  # lo que se escribiría hoy
     written: dict[str, str],  # las huellas de lo que se escribió
+    derive: Callable[[dict[str, str]], dict[str, str]] = lambda files: {},  # los que salen de otros: los módulos
 ) -> list[Change]:  # uno por fichero
     """Lleva una carpeta a los ficheros de hoy sin pisar lo que su dueño haya cambiado."""
-    changes = []
-    for path, text in ours.items():
-        change = decide_change(path, base.get(path), _read(folder / path), text, written.get(path))
-        if change.text is not None:
-            write_files(folder, {f"{path}.tierra" if change.action == "aside" else path: change.text})
-        changes.append(change)
+    texts = {path: _read(folder / path) for path in ours.keys() | written.keys()}
+    theirs = {path: text for path, text in texts.items() if text is not None}
+    moves = find_moves(theirs, ours, written)
+
+    def find_base(path: str, old: str) -> str | None:
+        their, mark = theirs.get(old, theirs.get(path)), written.get(old)
+        if their is None or mark is None or hash_text(their) == mark:
+            return None  # no hace falta: no hay nada suyo que fundir
+        remade = base.get(path, "")
+        found = (text for text in (remade, rename_in(remade, moves)) if hash_text(text) == mark)
+        return next(found, None) or recall_text(folder, old, mark)
+
+    planned = plan_changes(theirs, ours, written, find_base, derive)
+    changes = [replace(change, beside=_choose_place(folder, change)) for change in planned]
+    apply_changes(folder, changes)
     return changes
 
 # %% ../nbs/7_aterrizar/04_merging.ipynb #c026
