@@ -53,7 +53,7 @@ serve: env ## Sirve el último modelo en http://127.0.0.1:8000 (PORT=… para ot
 	@tierra serve --host $(HOST) --port $(PORT)
 
 ui: env ## Abre los experimentos de MLflow en http://127.0.0.1:5000 (UI_PORT=… para otro puerto)
-	@python -c 'from de_jupyter_a_la_tierra.connection import settle; settle(".")'
+	@python -c 'from de_jupyter_a_la_tierra.tracking.connection import settle; settle(".")'
 	@mlflow ui --workers 1 --host $(HOST) --port $(UI_PORT)
 
 job: env ## Corre un cuaderno como trabajo: make job NAME=entrenar

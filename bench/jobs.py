@@ -92,9 +92,9 @@ def time_papermill(folder: Path, jobs: int, processes: int) -> float:
 
 def time_batch(folder: Path, notebook: Path, jobs: int, workers: int) -> tuple[float, float]:
     """Segundos por trabajo con un lote nuestro, y lo que se tarda, una vez, en calentar."""
-    from de_jupyter_a_la_tierra.batches import run_batch
-    from de_jupyter_a_la_tierra.planning import identify_jobs
-    from de_jupyter_a_la_tierra.project import Project
+    from de_jupyter_a_la_tierra.jobs.batch import run_batch
+    from de_jupyter_a_la_tierra.jobs.plan import identify_jobs
+    from de_jupyter_a_la_tierra.projects.project import Project
 
     os.chdir(folder)
     project = Project(folder, "bench", folder / "conf", installed=False)

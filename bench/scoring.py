@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-TIERRA = "from de_jupyter_a_la_tierra.cli import main; main()"
+TIERRA = "from de_jupyter_a_la_tierra.cli.main import main; main()"
 BY_HAND = """
 import json, sys
 from pathlib import Path

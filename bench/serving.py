@@ -19,7 +19,7 @@ from pathlib import Path
 
 ECHO = """
 import uvicorn
-from de_jupyter_a_la_tierra.serving import open_socket
+from de_jupyter_a_la_tierra.api.server import open_socket
 
 async def echo(scope, receive, send):
     body, more = b"", True
@@ -35,7 +35,7 @@ print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
 config = uvicorn.Config(echo, log_level="warning", access_log=False, lifespan="off")
 uvicorn.Server(config).run(sockets=[listener])
 """
-SERVE = "from de_jupyter_a_la_tierra.cli import main; main()"
+SERVE = "from de_jupyter_a_la_tierra.cli.main import main; main()"
 SMALL = b'{"dma_ash":1.7,"dma_cals":76,"dma_carbs":21,"dma_prot":50,"ga_moist":84}'
 
 
@@ -102,7 +102,7 @@ def freeze_example(folder: Path) -> Path:
     from de_jupyter_a_la_tierra.catfood.columns import CATFOOD, LABEL_FIGURES
     from de_jupyter_a_la_tierra.catfood.model import train_model
     from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
-    from de_jupyter_a_la_tierra.freezing import freeze_model
+    from de_jupyter_a_la_tierra.models.freezing import freeze_model
 
     foods, _ = clean_foods(simulate_foods())
     X, y = foods[list(LABEL_FIGURES)], foods[CATFOOD.target]

@@ -23,5 +23,5 @@ tierra jobs run entrenar
 cd "$OLDPWD"
 
 echo "El motor, los trabajos y sus cuadernos…"
-pytest -q tests/test_engine.py tests/test_jobs.py tests/test_parameters.py tests/test_pipelines.py
+pytest -q tests/engine/test_engine.py tests/jobs/test_jobs.py tests/parameters/test_parameters.py tests/projects/test_pipelines.py
 pytest -q --nbval-current-env nbs/2_kedro nbs/6_trabajos --ignore=nbs/2_kedro/00_kedro.ipynb --ignore=nbs/6_trabajos/00_trabajos.ipynb

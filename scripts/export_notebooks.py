@@ -123,7 +123,7 @@ def export() -> None:
 
 def carry(edit: Edit) -> None:
     """Lleva un módulo editado a su cuaderno, con lo que el cuaderno haya cambiado entretanto."""
-    from de_jupyter_a_la_tierra.merging import merge_texts
+    from de_jupyter_a_la_tierra.landing.merge import merge_texts
 
     merged = merge_texts(edit.base, edit.text, edit.fresh)
     if merged is None:

@@ -20,7 +20,7 @@ def pytest_configure() -> None:
     """Este fichero es también el complemento de pytest que pone nuestro motor, sea cual sea el núcleo que pida la prueba."""
     from papermill.engines import papermill_engines
 
-    from de_jupyter_a_la_tierra.engine import TierraEngine
+    from de_jupyter_a_la_tierra.engine.plugin import TierraEngine
 
     class Forced(TierraEngine):
         """Nuestro motor, al que no se le puede pedir un núcleo."""

@@ -1,0 +1,31 @@
+__version__: str
+
+from .api import ModelService as ModelService
+from .api import build_app as build_app
+from .errors import TierraError as TierraError
+from .errors import UsageError as UsageError
+from .errors import WorkError as WorkError
+from .jobs import load_batch as load_batch
+from .jobs import run_batch as run_batch
+from .jobs import run_job as run_job
+from .landing import infer_dictionary as infer_dictionary
+from .landing import land as land
+from .models import Model as Model
+from .models import cross_validate as cross_validate
+from .models import freeze_model as freeze_model
+from .models import hash_rows as hash_rows
+from .models import load_model as load_model
+from .parameters import hand_back as hand_back
+from .parameters import read_parameters as read_parameters
+from .parameters import read_returned as read_returned
+from .projects import Project as Project
+from .projects import Session as Session
+from .projects import find_project as find_project
+from .scoring import score_files as score_files
+from .tables import Column as Column
+from .tables import Dictionary as Dictionary
+from .tables import read_rows as read_rows
+from .tables import read_table as read_table
+from .tracking import promote as promote
+from .tracking import register_model as register_model
+from .tracking import rollback as rollback

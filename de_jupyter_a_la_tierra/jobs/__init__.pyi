@@ -1,0 +1,9 @@
+from .batch import Policy as Policy
+from .batch import run_batch as run_batch
+from .ledger import read_ledger as read_ledger
+from .plan import identify_jobs as identify_jobs
+from .plan import list_jobs as list_jobs
+from .plan import plan_batch as plan_batch
+from .report import load_batch as load_batch
+from .report import write_report as write_report
+from .runner import run_job as run_job

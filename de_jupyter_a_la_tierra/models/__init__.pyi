@@ -1,0 +1,10 @@
+from .artifact import Model as Model
+from .artifact import load_model as load_model
+from .artifact import load_train_hashes as load_train_hashes
+from .evaluation import count_twins as count_twins
+from .evaluation import cross_validate as cross_validate
+from .evaluation import evaluation_mask as evaluation_mask
+from .evaluation import hash_rows as hash_rows
+from .evaluation import score_predictions as score_predictions
+from .evaluation import score_regression as score_regression
+from .freezing import freeze_model as freeze_model

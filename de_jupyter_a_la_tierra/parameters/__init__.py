@@ -1,0 +1,4 @@
+"""Lo que un cuaderno deja que le digan, y lo que devuelve."""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

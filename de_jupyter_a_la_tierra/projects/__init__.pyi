@@ -1,0 +1,9 @@
+from .failures import explain as explain
+from .failures import explaining as explaining
+from .hooks import find_hooks as find_hooks
+from .project import Project as Project
+from .project import find_project as find_project
+from .project import load_sources as load_sources
+from .session import Session as Session
+from .session import list_products as list_products
+from .session import parse_params as parse_params

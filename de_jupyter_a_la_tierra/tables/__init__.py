@@ -1,0 +1,4 @@
+"""Leer la tabla de cualquiera: el diccionario de columnas, la hoja y sus valores."""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

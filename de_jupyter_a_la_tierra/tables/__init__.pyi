@@ -1,0 +1,11 @@
+from .csv import Dialect as Dialect
+from .csv import read_table as read_table
+from .csv import write_table as write_table
+from .dictionary import Column as Column
+from .dictionary import Dictionary as Dictionary
+from .dictionary import to_frame as to_frame
+from .values import check_quarantine as check_quarantine
+from .values import describe_bad_rows as describe_bad_rows
+from .values import read_number as read_number
+from .values import read_rows as read_rows
+from .values import require_columns as require_columns

@@ -1,0 +1,4 @@
+"""Los experimentos y los modelos, en MLflow."""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

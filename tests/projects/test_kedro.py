@@ -1,0 +1,98 @@
+"""Kedro, cuando se le pide un trozo o el proyecto está mal escrito: se empieza donde se puede, y lo demás es una frase."""
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from de_jupyter_a_la_tierra.models.artifact import load_model
+from de_jupyter_a_la_tierra.projects.failures import explain
+from de_jupyter_a_la_tierra.projects.project import find_project
+from de_jupyter_a_la_tierra.projects.session import Session
+
+CATALOG, PARAMETERS = "catalog_2_kedro.yml", "parameters_2_kedro.yml"
+
+
+@pytest.fixture(scope="module")
+def project(tierra, tmp_path_factory) -> Path:
+    """Un proyecto de la etapa 2, suelto, con una ejecución completa."""
+    folder = tmp_path_factory.mktemp("kedro") / "gatos"
+    assert tierra("stage", "2", folder, cwd=folder.parent).returncode == 0
+    assert tierra("data", "--rows", "600", cwd=folder).returncode == 0
+    done = tierra("run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_goes_on_from_any_node(tierra, project):
+    """Tras una ejecución se puede empezar en cualquier nodo: lo que lee está guardado."""
+    before = load_model(max(project.glob("data/06_models/catfood/*/catfood")))
+    done = tierra("run", "--from-nodes", "fit_candidate", cwd=project)
+    assert done.returncode == 0 and "[1/6] fit_candidate" in done.stderr, done.stderr
+    after = load_model(max(project.glob("data/06_models/catfood/*/catfood")))
+    assert after.info["metrics"] == before.info["metrics"]
+    done = tierra("run", "--nodes", "plot_confusion_matrix,write_report,write_summary", cwd=project)
+    assert done.returncode == 0 and "[3/3]" in done.stderr, done.stderr
+
+
+def test_what_is_not_stored_names_where_to_start(tierra, project, tmp_path):
+    """Si lo que un nodo lee no quedó guardado, se dice por qué nodo hay que empezar; y esa orden funciona."""
+    copy = shutil.copytree(project, tmp_path / "copia")
+    for lost in ("06_models/candidate.skops", "07_model_output/by_rows.json"):
+        (copy / "data" / lost).unlink()
+    done = tierra("run", "--from-nodes", "join_metrics", cwd=copy)
+    assert done.returncode == 2 and "no quedó «by_rows», «candidate»" in done.stderr
+    advice = re.search(r"--from-nodes (\S+)", done.stderr)[1]
+    assert advice == "evaluate_published,fit_candidate"
+    assert tierra("run", "--from-nodes", advice, cwd=copy).returncode == 0
+
+
+BROKEN = {
+    "YAML": (CATALOG, lambda text: text + "\nx: [1\n", "no está bien escrito: mira la línea"),
+    "clase": (CATALOG, lambda text: text.replace("pandas.ParquetDataset", "pandas.Nada"), "» no se entiende: "),
+    "opción": (CATALOG, lambda text: text.replace("save_args: {indent: 2}", "sav_args: {}"), "opción que no existe: "),
+    "interpolación": (PARAMETERS, lambda text: text + "\ny: ${nada}\n", "«y» se refiere a «nada», que no existe"),
+    "global": (CATALOG, lambda text: text.replace("globals:sep", "globals:sap"), "se refiere a «sap»"),
+    "falta": (PARAMETERS, lambda text: re.sub("^max_bad_share.*", "", text, flags=re.M), "falta 'params:max_bad_share'"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_project_is_a_sentence(project, case):
+    """Un descuido en la configuración tiene su frase, que dice el sitio."""
+    name, spoil, sentence = BROKEN[case]
+    path = project / "conf/base" / name
+    right = path.read_text(encoding="utf-8")
+    path.write_text(spoil(right), encoding="utf-8")
+    try:
+        with pytest.raises(Exception) as failed:
+            Session(find_project(project)).run()
+    finally:
+        path.write_text(right, encoding="utf-8")
+    explained = explain(failed.value)
+    assert explained and explained.exit_code == 2 and sentence in str(explained), failed.value
+
+
+def test_the_same_key_in_two_files(project):
+    """Dos ficheros con la misma clave: se nombran los dos, y la clave."""
+    twin = project / "conf/base/parameters_otra.yml"
+    twin.write_text("target: otra\n", encoding="utf-8")
+    with pytest.raises(ValueError) as failed:
+        Session(find_project(project)).run()
+    twin.unlink()
+    assert "parameters_otra.yml" in str(explain(failed.value)) and "(target)" in str(explain(failed.value))
+
+
+def test_nodes_that_wait_for_each_other(tierra, project):
+    """Un círculo entre nodos, o una salida que no se puede guardar, también se dicen."""
+    pipelines, training = project / "catfood/pipelines.py", project / "catfood/training.py"
+    right = pipelines.read_text(encoding="utf-8"), training.read_text(encoding="utf-8")
+    pipelines.write_text(right[0].replace('["raw_foods", "params:origin"]', '["raw_foods", "metrics"]'), encoding="utf-8")
+    done = tierra("run", cwd=project)
+    pipelines.write_text(right[0], encoding="utf-8")
+    assert done.returncode == 2 and "en círculo" in done.stderr and "Traceback" not in done.stderr
+
+    training.write_text(right[1].replace('return {"by_rows": by_rows, ', 'return {"by_rows": {1, 2}, '), encoding="utf-8")
+    done = tierra("run", "--from-nodes", "join_metrics", cwd=project)
+    training.write_text(right[1], encoding="utf-8")
+    assert done.returncode == 2 and "«metrics» no se pudo" in done.stderr and "Traceback" not in done.stderr
