@@ -1,2 +1,2 @@
-from .main import main as main
+from .main import StageCommands as StageCommands
 from .main import tierra as tierra

@@ -89,6 +89,8 @@ def predict(
     no se entienden quedan sin puntuar, y el motivo va a la cuarentena, junto a la SALIDA. Si se corta, la misma orden
     sigue por donde iba.
     """
+    import fcntl  # noqa: F401  los cerrojos lo necesitan: donde no lo hay, mejor decirlo antes de empezar
+
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # el de Arrow devuelve cada parte al sistema y la vuelve a pedir
     from de_jupyter_a_la_tierra.projects.project import find_project
     from de_jupyter_a_la_tierra.projects.session import parse_params

@@ -68,7 +68,7 @@ def stage(number: int, dest: Path) -> None:
     hayas cambiado en él.
     """
     from de_jupyter_a_la_tierra.landing.example import describe_example
-    from de_jupyter_a_la_tierra.landing.land import land, raise_stage
+    from de_jupyter_a_la_tierra.landing.stages import land, raise_stage
     from de_jupyter_a_la_tierra.landing.merge import is_free
 
     if is_free(dest):
@@ -150,7 +150,7 @@ def new(
 
     Deduce de la hoja qué es cada columna y escribe cuadernos, pipelines y pruebas que ya corren.
     """
-    from de_jupyter_a_la_tierra.landing.land import land
+    from de_jupyter_a_la_tierra.landing.stages import land
     from de_jupyter_a_la_tierra.projects.sources import adopt_table
     from de_jupyter_a_la_tierra.tables.csv import read_table
 

@@ -13,12 +13,12 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from de_jupyter_a_la_tierra.landing import land as landing
+from de_jupyter_a_la_tierra import errors
 from de_jupyter_a_la_tierra.landing import merge as merging
+from de_jupyter_a_la_tierra.landing import stages as landing
 from de_jupyter_a_la_tierra.landing.example import describe_example
 from de_jupyter_a_la_tierra.landing.export import export_notebook
-from de_jupyter_a_la_tierra.landing.land import compare_stages, find_source, land, raise_stage, render_project
-from de_jupyter_a_la_tierra.projects import failures as diagnosis
+from de_jupyter_a_la_tierra.landing.stages import compare_stages, find_source, land, raise_stage, render_project
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -255,14 +255,14 @@ def test_a_wheel_is_remembered_and_an_index_is_not(tmp_path, monkeypatch):
             self.metadata = {"Home-page": "https://example.com/x"}
 
     monkeypatch.setattr(landing, "find_cargo", lambda name: tmp_path / "site-packages/paquete" / name)
-    monkeypatch.setattr(diagnosis, "distribution", lambda name: Installed(json.dumps({"url": wheel.as_uri()})))
+    monkeypatch.setattr(errors, "distribution", lambda name: Installed(json.dumps({"url": wheel.as_uri()})))
     assert find_source() == f"'de-jupyter-a-la-tierra @ {wheel.as_uri()}'"
     wheel.unlink()
     assert find_source() == "'de-jupyter-a-la-tierra @ git+https://example.com/x'"
     commit = {"url": "https://example.com/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc123"}}
-    monkeypatch.setattr(diagnosis, "distribution", lambda name: Installed(json.dumps(commit)))
+    monkeypatch.setattr(errors, "distribution", lambda name: Installed(json.dumps(commit)))
     assert find_source() == "'de-jupyter-a-la-tierra @ git+https://example.com/x.git@abc123'"
-    monkeypatch.setattr(diagnosis, "distribution", lambda name: Installed(None))
+    monkeypatch.setattr(errors, "distribution", lambda name: Installed(None))
     assert find_source() == ""
 
 

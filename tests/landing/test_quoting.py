@@ -24,7 +24,7 @@ from de_jupyter_a_la_tierra import quoting
 from de_jupyter_a_la_tierra.api.page import build_page
 from de_jupyter_a_la_tierra.files import find_cargo
 from de_jupyter_a_la_tierra.jobs.report import build_report
-from de_jupyter_a_la_tierra.landing.land import render_project
+from de_jupyter_a_la_tierra.landing.stages import render_project
 from de_jupyter_a_la_tierra.landing.templates import Landing, open_templates
 from de_jupyter_a_la_tierra.models.artifact import load_model
 from de_jupyter_a_la_tierra.tables.dictionary import Column, Dictionary

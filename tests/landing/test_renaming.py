@@ -11,12 +11,12 @@ import nbformat
 import pytest
 
 from de_jupyter_a_la_tierra.landing import example
-from de_jupyter_a_la_tierra.landing import land as landing
 from de_jupyter_a_la_tierra.landing import merge as merging
+from de_jupyter_a_la_tierra.landing import stages as landing
 from de_jupyter_a_la_tierra.landing.example import describe_example, read_notebooks, renumber
 from de_jupyter_a_la_tierra.landing.export import export_notebook
-from de_jupyter_a_la_tierra.landing.land import land, raise_stage, render_project
 from de_jupyter_a_la_tierra.landing.merge import hash_text, rename_in, update_files, write_files
+from de_jupyter_a_la_tierra.landing.stages import land, raise_stage, render_project
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERED = re.compile(r"(\d+)[a-z]?_\w+\.ipynb")
@@ -69,7 +69,7 @@ def test_the_numbers_of_the_book_do_not_matter(tmp_path, monkeypatch):
     for path, source in book.items():
         (tmp_path / tens[path]).parent.mkdir(exist_ok=True)
         (tmp_path / tens[path]).write_text(rename_in(source.read_text(encoding="utf-8"), tens), encoding="utf-8")
-    assert (tmp_path / "2_kedro/180_prediction.ipynb").is_file()
+    assert (tmp_path / "2_kedro/420_prediction.ipynb").is_file()
     monkeypatch.setattr(example, "find_cargo", lambda *_, **__: tmp_path)
     assert read_notebooks(6) == expected
 
@@ -103,7 +103,7 @@ def old_project(tmp_path, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr(landing, "render_project", lambda card: age(render_project(card)))
         land(describe_example(2), tmp_path / "gatos")
-    assert (tmp_path / "gatos/nbs/2_kedro/20_columns.ipynb").is_file()
+    assert (tmp_path / "gatos/nbs/2_kedro/06_columns.ipynb").is_file()
     return tmp_path / "gatos"
 
 
@@ -127,7 +127,7 @@ def test_what_nobody_touched_is_as_if_it_were_new(old_project, stage):
     """Sin cambios de su dueño queda lo mismo que en un proyecto recién escrito, y repetir la orden no cambia nada."""
     changes = raise_stage(old_project, stage)
     assert read_tree(old_project) == render("example", stage)
-    assert {c.old: c.path for c in changes}["nbs/2_kedro/20_columns.ipynb"] == "nbs/2_kedro/01_columns.ipynb"
+    assert {c.old: c.path for c in changes}["nbs/2_kedro/06_columns.ipynb"] == "nbs/2_kedro/01_columns.ipynb"
     assert {c.path for c in changes if c.action == "removed"} == {"nbs/2_kedro/99_luna.ipynb", "catfood/luna.py"}
     assert {change.action for change in raise_stage(old_project, stage)} == {"kept"}
 
@@ -135,16 +135,16 @@ def test_what_nobody_touched_is_as_if_it_were_new(old_project, stage):
 @pytest.mark.parametrize("is_exported", [True, False], ids=["exportado", "sin exportar"])
 def test_an_edit_follows_its_notebook(old_project, is_exported):
     """Lo que su dueño cambió está en el cuaderno con su nombre nuevo, y el módulo sale de él."""
-    notebook = old_project / "nbs/2_kedro/21_simulate.ipynb"
+    notebook = old_project / "nbs/2_kedro/07_simulate.ipynb"
     edit_notebook(notebook, "seed: int = 42", "seed: int = 7", "#| export\nMINE = 1")
     if is_exported:
-        export(old_project, "nbs/2_kedro/21_simulate.ipynb")
+        export(old_project, "nbs/2_kedro/07_simulate.ipynb")
     raise_stage(old_project, 3)
     tree = read_tree(old_project)
-    path = "nbs/2_kedro/03_simulate.ipynb"
+    path = "nbs/2_kedro/02_simulate.ipynb"
     assert "seed: int = 7" in tree["catfood/simulate.py"] and "MINE = 1" in tree["catfood/simulate.py"]
     assert ("catfood/simulate.py", tree["catfood/simulate.py"]) == export_notebook(json.loads(tree[path]), path, "catfood")
-    assert "04_cleaning.ipynb" in tree[path] and "22_cleaning.ipynb" not in tree[path]
+    assert "03_cleaning.ipynb" in tree[path] and "08_cleaning.ipynb" not in tree[path]
     assert max(list_modules(tree).values()) == 1 and tree.keys() == render("example", 3).keys()
     raise_stage(old_project, 3)
     assert read_tree(old_project) == tree
@@ -167,7 +167,7 @@ def test_no_edit_is_lost_whatever_it_is(old_project):
 
 def test_what_its_owner_deleted_stays_deleted(old_project):
     """Un cuaderno que su dueño borró no vuelve con otro nombre."""
-    (old_project / "nbs/2_kedro/21_simulate.ipynb").unlink()
+    (old_project / "nbs/2_kedro/07_simulate.ipynb").unlink()
     raise_stage(old_project, 2)
     assert not [path for path in read_tree(old_project) if path.endswith("_simulate.ipynb")]
 
@@ -179,7 +179,7 @@ def test_a_module_edited_by_hand_is_merged_apart(old_project):
     actions = {change.path: change.action for change in raise_stage(old_project, 2)}
     assert actions["catfood/simulate.py"] == "merged"
     text = module.read_text(encoding="utf-8")
-    assert text.endswith("\nMINE = 1\n") and "03_simulate.ipynb" in text and "21_simulate.ipynb" not in text
+    assert text.endswith("\nMINE = 1\n") and "02_simulate.ipynb" in text and "07_simulate.ipynb" not in text
 
 
 # --- Fichero a fichero -------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_the_command_tells_the_new_name(old_project, tierra):
     """Quien mira la terminal ve qué ha cambiado de nombre, qué se ha ido y dónde está lo suyo."""
     (old_project / "nbs/2_kedro/99_luna.ipynb").write_text("mío", encoding="utf-8")
     lines = tierra("stage", "2", ".", cwd=old_project).stdout.splitlines()
-    assert "~ nbs/2_kedro/20_columns.ipynb → nbs/2_kedro/01_columns.ipynb" in lines and "- catfood/luna.py" in lines
+    assert "~ nbs/2_kedro/06_columns.ipynb → nbs/2_kedro/01_columns.ipynb" in lines and "- catfood/luna.py" in lines
     (line,) = (line for line in lines if "99_luna" in line)
     assert line == (
         "! nbs/2_kedro/99_luna.ipynb: ya no hace falta; como lo habías cambiado, "

@@ -16,7 +16,7 @@ import pytest
 from outside import BIN, ROOT, find_port, run, serving
 
 from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
-from de_jupyter_a_la_tierra.landing.land import read_constraints
+from de_jupyter_a_la_tierra.landing.stages import read_constraints
 
 ORIGIN = "git+https://github.com/oscarigrexas/de-jupyter-a-la-tierra"
 VERSIONS = sorted({"3.11", "3.13", f"{sys.version_info.major}.{sys.version_info.minor}"})

@@ -23,7 +23,7 @@ def test_wheel_contents(wheel):
     inside = [name for name in names if not name.parts[0].endswith(".dist-info")]
     assert {name.parts[0] for name in inside} == {"de_jupyter_a_la_tierra"}
     code = [name for name in inside if name.parts[1] not in ("conf", "constraints", "notebooks", "templates")]
-    assert {name.suffix for name in code} <= {".py", ".po", ".mo"}
+    assert {name.suffix for name in code} <= {"", ".py", ".pyi", ".po", ".mo", ".typed"}
     assert not [name for name in inside if name.suffix == ".py" and name not in code]  # pip los compilaría
 
     def cargo(folder: str) -> set[str]:
