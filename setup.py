@@ -106,5 +106,8 @@ setup(
             f"contracts = {package}.projects.contracts:ContractsHook",
             f"tracking = {package}.tracking.hook:TrackingHook",
         ],
+        # Y lo que una etapa necesita de otra posterior: quién explica una clase de error, y quién abre los modelos de un registro.
+        "tierra.failures": [f"DataValidationError = {package}.projects.contracts:explain_failure [pruebas]"],
+        "tierra.models": [f"models = {package}.tracking.registry:resolve_model [mlflow]"],
     },
 )

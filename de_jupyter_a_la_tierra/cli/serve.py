@@ -6,24 +6,22 @@
 __all__ = ['list_versions', 'find_model', 'serve']
 
 # %% ../../nbs/3_api/20_cli_serve.ipynb #c003
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import click
 
 # %% ../../nbs/3_api/20_cli_serve.ipynb #c004
 from .main import COMMAND
 from ..errors import UsageError, tell_order
+from ..projects.project import Project, find_project, read_conf
 
 # %% ../../nbs/3_api/20_cli_serve.ipynb #c007
 def list_versions(
-    project: Any,  # lo que devolvió `find_project`
+    project: Project,  # lo que devolvió `find_project`
 ) -> dict[str, Path]:  # versión → carpeta del modelo, de la más reciente a la más antigua
     """Los modelos enteros que hay en la carpeta que dice el catálogo; `UsageError` si no dice ninguna."""
-    from omegaconf import OmegaConf
-
-    paths = [path for env in ("base", "local") for path in sorted((project.conf / env).glob("catalog*.yml"))]
-    entry = OmegaConf.merge({}, *map(OmegaConf.load, paths)).get("model")
+    entry = read_conf(project, "catalog").get("model")
     if entry is None:
         raise UsageError(f"El catálogo de «{project.root}» no tiene ningún «model»: di la carpeta de un modelo.")
     folder = project.root / entry["filepath"]
@@ -31,20 +29,24 @@ def list_versions(
     return {path.parent.parent.name: path.parent for path in found}
 
 # %% ../../nbs/3_api/20_cli_serve.ipynb #c008
+def _ask_registry(project: Project, address: str) -> Path:
+    """La carpeta de un modelo que está en un registro; `UsageError` si nadie anuncia que sepa leer esa dirección."""
+    for entry in entry_points(group="tierra.models", name=address.partition(":")[0]):
+        folder: Path = entry.load()(project, address)
+        return folder
+    raise UsageError(f"Aquí no hay ningún registro que entienda «{address}»: di una versión o una carpeta.")
+
+
 def find_model(
     text: str | None = None,  # una carpeta, una versión, models:/…; si falta, el último
 ) -> tuple[Path, str | None]:  # la carpeta del modelo y, si la tiene, su versión
     """Encuentra un modelo; `UsageError` si no lo hay."""
-    from de_jupyter_a_la_tierra.projects.project import find_project
-
     if text and not text.startswith("models:") and Path(text, "model.json").is_file():
         folder = Path(text).resolve()
         return folder, folder.parent.name if folder.parent.parent.name == folder.name else None
     project = find_project()
     if text and text.startswith("models:"):
-        from de_jupyter_a_la_tierra.tracking.registry import resolve_model
-
-        folder = resolve_model(project, text)
+        folder = _ask_registry(project, text)
         return folder, folder.parent.name
     versions = list_versions(project)
     if text and text not in versions:

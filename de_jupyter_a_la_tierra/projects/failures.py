@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoints, entry_points
 
 # %% ../../nbs/2_kedro/62_failures.ipynb #c004
 from ..errors import TierraError, UsageError, WorkError, explain_os_errors, find_extra, missing_extra
@@ -26,13 +27,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 # %% ../../nbs/2_kedro/62_failures.ipynb #pact1
-def _explain_contract(error: BaseException) -> WorkError | None:
-    """La frase de un contrato que no se cumple; `None` si el error es otro."""
-    if type(error).__name__ != "DataValidationError":  # por su nombre: Kedro puede no estar instalado
-        return None
-    from de_jupyter_a_la_tierra.projects.contracts import explain_failure
-
-    return explain_failure(error)
+def _explain_announced(error: BaseException, explainers: EntryPoints) -> TierraError | None:
+    """La frase de quien haya anunciado que entiende esa clase de error; `None` si no es nadie."""
+    for entry in explainers.select(name=type(error).__name__):
+        explained: TierraError | None = entry.load()(error)
+        return explained
+    return None
 
 # %% ../../nbs/2_kedro/62_failures.ipynb #ked1
 _KEDRO = (  # clase del error, lo que dice, y lo mismo para una persona
@@ -82,11 +82,12 @@ def explain(
     error: BaseException,  # lo que ha fallado
 ) -> TierraError | None:  # la frase y su código; `None` si es un fallo nuestro
     """Busca en un error, y en lo que lo causó, algo que una persona pueda arreglar."""
+    explainers = entry_points(group="tierra.failures")
     for cause in _chain(error):
         if isinstance(cause, TierraError):
             return cause
-        if broken := _explain_contract(cause):
-            return broken
+        if announced := _explain_announced(cause, explainers):
+            return announced
         if isinstance(cause, ModuleNotFoundError) and sys.platform == "win32" and cause.name in _POSIX:
             return UsageError("Esto no funciona en Windows: usa WSL (wsl --install) y repite la orden dentro.")
         if isinstance(cause, ModuleNotFoundError) and (extra := find_extra(cause.name or "")):
