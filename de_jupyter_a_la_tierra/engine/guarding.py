@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing.connection import wait
 
 # %% ../../nbs/6_trabajos/21_guarding.ipynb #c006
@@ -47,10 +48,8 @@ def _end_all(child: int, status: int | None) -> int:
     import psutil
 
     while True:
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(child, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         try:
             done, found = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:

@@ -98,7 +98,7 @@ def _locate(package: str, folder: Path) -> str:
     spec = near if near and near.loader else next(filter(None, found), None) or near
     if spec is None:
         return ""
-    places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
+    places = [spec.origin or ""] if spec.has_location else list(spec.submodule_search_locations or [])
     ours = package == _OURS and spec.origin == sys.modules[_OURS].__file__
     return "installed" if places and all(map(_is_installed, places)) or ours else "local"
 

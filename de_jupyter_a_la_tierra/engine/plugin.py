@@ -33,17 +33,17 @@ def find_language(
     notebook: Any,  # el cuaderno
 ) -> str:  # en minúsculas; vacío si no lo dice
     """El lenguaje en el que dice estar un cuaderno."""
-    told, info = notebook["metadata"].get("kernelspec", {}), notebook["metadata"].get("language_info", {})
-    return (told.get("language") or info.get("name") or "").lower()
+    kernel, info = notebook["metadata"].get("kernelspec", {}), notebook["metadata"].get("language_info", {})
+    return str(kernel.get("language") or info.get("name") or "").lower()
 
 # %% ../../nbs/6_trabajos/27_plugin.ipynb #c008
 def explain_need(
     notebook: Any,  # el cuaderno
-    asked: str = "",  # el núcleo que se pide por fuera; vacío, ninguno
+    requested: str = "",  # el núcleo que se pide por fuera; vacío, ninguno
 ) -> str | None:  # por qué hace falta un núcleo de verdad; `None` si no hace falta
     """Por qué un cuaderno no se puede ejecutar sin núcleo."""
-    if asked:
-        return f"se ejecuta con el núcleo «{asked}», que es el que se pide"
+    if requested:
+        return f"se ejecuta con el núcleo «{requested}», que es el que se pide"
     if (language := find_language(notebook) or "python") not in _PYTHON:
         return f"está en {language}"
     if found := CONNECTED.intersection(list_imports(list_sources(notebook))):
@@ -139,7 +139,7 @@ def _choose_imports(notebook: Any) -> list[str]:
     return modules if seen else []
 
 # %% ../../nbs/6_trabajos/27_plugin.ipynb #c013
-def _make_engine(modules: list[str], shadows: list[str]) -> type:
+def _make_engine(modules: list[str], shadows: list[str]) -> Any:
     """El motor de siempre de papermill, con nuestro proceso en el sitio del núcleo."""
     from nbclient.exceptions import CellTimeoutError
     from papermill.engines import NBClientEngine
@@ -149,7 +149,7 @@ def _make_engine(modules: list[str], shadows: list[str]) -> type:
 
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
-            from de_jupyter_a_la_tierra.engine.client import CellProcess
+            from de_jupyter_a_la_tierra.engine.client import CellProcess, drop_tasks, stop_cell
             from de_jupyter_a_la_tierra.engine.processes import copy_environ
 
             cells, limit = CellProcess(modules, copy_environ(), shadows), kwargs.get("execution_timeout") or kwargs.get("timeout")
@@ -159,10 +159,10 @@ def _make_engine(modules: list[str], shadows: list[str]) -> type:
                     try:
                         done = super().execute_managed_notebook(nb_man, kernel_name, km=cells, **kwargs)
                     except CellTimeoutError:
-                        cells.stop_cell()
+                        stop_cell(cells)
                         raise
                     finally:
-                        cells.drop_tasks()
+                        drop_tasks()
                 cells.close()
                 return done
             finally:
@@ -171,7 +171,7 @@ def _make_engine(modules: list[str], shadows: list[str]) -> type:
     return Managed
 
 # %% ../../nbs/6_trabajos/27_plugin.ipynb #en08
-def _make_usual() -> type:
+def _make_usual() -> Any:
     """El motor de siempre de papermill, con un núcleo que nace caliente si es el de este Python."""
     from jupyter_client.kernelspec import NoSuchKernel
     from papermill.engines import NBClientEngine

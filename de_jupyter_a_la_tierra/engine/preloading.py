@@ -7,6 +7,7 @@ __all__ = ['KERNEL', 'BASE', 'ORDER', 'import_base', 'choose', 'drop_shadows']
 
 # %% ../../nbs/6_trabajos/23_preloading.ipynb #777668a6
 import builtins
+import io
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from tempfile import TemporaryFile
+from types import FrameType
 from typing import Any
 
 # %% ../../nbs/6_trabajos/23_preloading.ipynb #b1ca4cac
@@ -46,7 +48,7 @@ def import_base() -> None:
         import_module(name)
     _known.update(_list_packages())
     sys.modules["ipykernel.kernelapp"].IPKernelApp.init_pdb(None)  # doctest se queda con el `pdb` que encuentra al importarse
-    sys.modules["pyarrow"] = None
+    sys.modules["pyarrow"] = None  # type: ignore[assignment]  # así dice Python que no está
     for name in BASE:
         import_module(name)
     del sys.modules["pyarrow"]
@@ -55,11 +57,16 @@ def import_base() -> None:
 _TELLERS = {"ipywidgets", "matplotlib", "matplotlib_inline", "pandas"}  # los que preguntan si están en un cuaderno, y ya se les dice luego
 
 
+def _name_module(frame: FrameType) -> str:
+    """En qué módulo está lo que se ejecuta."""
+    return str(frame.f_globals.get("__name__", ""))
+
+
 class _Watch:
     """Cómo está el proceso; se le vuelve a preguntar tras importar algo."""
 
-    def __init__(self, written: Any):
-        self._written, self._environ, self.asked = written, dict(os.environ), False
+    def __init__(self, written: Any) -> None:
+        self._written, self._environ, self.noticed = written, dict(os.environ), False
 
     def look(self) -> tuple[Any, Any]:
         """Lo que importa a los siguientes, y lo que solo es cosa del módulo."""
@@ -67,16 +74,15 @@ class _Watch:
             stream.flush()
         root = logging.getLogger()
         shared = ([*sys.path], [*sys.path_hooks], os.getcwd(), {name: os.environ.get(name) for name in self._environ})
-        own = (os.fstat(self._written.fileno()).st_size, is_untouched(), self.asked, threading.active_count(), [*root.handlers], root.level)
+        own = (os.fstat(self._written.fileno()).st_size, is_untouched(), self.noticed, threading.active_count(), [*root.handlers], root.level)
         return shared, own
 
     def notice(self, *_: Any) -> bool:
-        """Apunta que alguien ha preguntado si hay un cuaderno, que todavía no la hay."""
-        frame = sys._getframe(1)
-        asking = lambda: frame.f_globals.get("__name__", "")
-        while frame and (asking() == __name__ or asking().startswith("IPython.")):
+        """Apunta que alguien ha preguntado si hay un cuaderno, que todavía no lo hay."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame and _name_module(frame).startswith((__name__, "IPython.")):
             frame = frame.f_back
-        self.asked |= frame is not None and asking().partition(".")[0] not in _TELLERS
+        self.noticed |= frame is not None and _name_module(frame).partition(".")[0] not in _TELLERS
         return False
 
 # %% ../../nbs/6_trabajos/23_preloading.ipynb #20fd6282
@@ -89,10 +95,12 @@ def _watching() -> Iterator[_Watch]:
         watch.notice()
         raise NameError("name 'get_ipython' is not defined")
 
-    kept, initialized = [os.dup(number) for number in (1, 2)], InteractiveShell.__dict__.get("initialized")
+    shell: Any = InteractiveShell
+    names: Any = builtins
+    kept, initialized = [os.dup(number) for number in (1, 2)], shell.__dict__.get("initialized")
     with TemporaryFile() as written:
         watch = _Watch(written)
-        InteractiveShell.initialized, builtins.get_ipython = watch.notice, get_ipython
+        shell.initialized, names.get_ipython = watch.notice, get_ipython
         for number in (1, 2):
             os.dup2(written.fileno(), number)
         try:
@@ -101,21 +109,21 @@ def _watching() -> Iterator[_Watch]:
             for number, copy in zip((1, 2), kept, strict=True):
                 os.dup2(copy, number)
                 os.close(copy)
-            del builtins.get_ipython, InteractiveShell.initialized
+            del names.get_ipython, shell.initialized
             if initialized:
-                InteractiveShell.initialized = initialized
+                shell.initialized = initialized
 
 # %% ../../nbs/6_trabajos/23_preloading.ipynb #c53dea5c
 def _try_import(name: str, shadows: set[str]) -> bool | None:
     """Importa un módulo y dice si es de fiar; `None` si no existe."""
     before = _list_packages()
     try:
-        exec(f"import {name}", {"__name__": "__main__"})
+        exec(f"import {name}", {"__name__": "__main__"})  # noqa: S102  # desde `__main__`, como una celda; el nombre sale de un `import` ya leído
     except ModuleNotFoundError as error:
         if name.startswith(_OURS):
             raise
         return None if error.name and name.startswith(error.name) else False
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # lo que le pase a una biblioteca al importarse, que le pase en su celda
         return False
     return not (_list_packages() - before) & shadows
 
@@ -144,9 +152,9 @@ def _try_apart(modules: list[str]) -> list[str] | None:
     parent, interrupt = os.getpid(), signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not (child := os.fork()):
         depend(parent)
-        kept = choose(modules, _shadows)
-        os.write(write, json.dumps(kept).encode())
-        if kept != modules:
+        chosen = choose(modules, _shadows)
+        os.write(write, json.dumps(chosen).encode())
+        if chosen != modules:
             os._exit(0)
         os.close(read)
         os.close(write)
@@ -154,7 +162,7 @@ def _try_apart(modules: list[str]) -> list[str] | None:
         return None
     os.close(write)
     with open(read, encoding="utf-8") as pipe:
-        kept = json.loads(pipe.read() or "[]")
+        kept: list[str] = json.loads(pipe.read() or "[]")
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if kept == modules:
         os._exit(code & 0xFF)
@@ -166,11 +174,12 @@ def _preload(modules: list[str], shadows: list[str]) -> None:
     """Importa lo imprescindible y, de lo que se pide, lo que no deja rastro."""
     import_base()
     _shadows.update(shadows)
-    sys.stdout.reconfigure(line_buffering=True)  # si alguien se la queda al importarse, que no se guarde lo que escriba
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # si alguien se la queda al importarse, que no se guarde lo que escriba
     plant(draw_seed())
-    wanted: list[str] | None = modules
-    while wanted:
-        wanted = _try_apart(wanted)
+    left: list[str] | None = modules
+    while left:
+        left = _try_apart(left)
 
 # %% ../../nbs/6_trabajos/23_preloading.ipynb #309392a0
 def drop_shadows() -> None:

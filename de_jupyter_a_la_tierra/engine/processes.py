@@ -32,8 +32,8 @@ SYS_PATH, ENVIRON = list(sys.path), dict(os.environ)
 ADDED: dict[str, str] = {}  # las variables de entorno que pusieron, al importarse, los módulos de un proceso caliente
 
 # %% ../../nbs/6_trabajos/24_processes.ipynb #c008
-_Wanted = tuple[tuple[str, ...], tuple[str, ...]]  # lo que se importa y lo que el cuaderno tiene con el mismo nombre
-_SERVERS: dict[tuple[_Wanted, str], "_Server"] = {}  # y con qué PYTHONPATH
+_Preloaded = tuple[tuple[str, ...], tuple[str, ...]]  # lo que se importa y lo que el cuaderno tiene con el mismo nombre
+_SERVERS: dict[tuple[_Preloaded, str], "_Server"] = {}  # y con qué PYTHONPATH
 _READY: set["_Server"] = set()  # los que ya han dado algún proceso
 _BARE: set["_Server"] = set()  # los que no acababan de importar, y ya no adelantan nada
 _LOCK = threading.RLock()
@@ -72,7 +72,8 @@ def copy_environ() -> dict[str, str]:
 # %% ../../nbs/6_trabajos/24_processes.ipynb #c011
 def _claim_tempdir() -> None:
     """Hace que lo provisional de `multiprocessing` (por donde se habla con los servidores) esté en una carpeta con dueño."""
-    config, stack = process.current_process()._config, ExitStack()
+    current: Any = process.current_process()
+    config, stack = current._config, ExitStack()
     if not config.get("tempdir"):
         config["tempdir"] = str(stack.enter_context(scratch_folder()))
         util.Finalize(None, stack.close, exitpriority=-100)  # lo último, como la que haría él
@@ -81,9 +82,9 @@ def _claim_tempdir() -> None:
 class _Server(forkserver.ForkServer):
     """Un servidor que sabe lo que ha de importar al arrancar."""
 
-    def __init__(self, wanted: _Wanted) -> None:
+    def __init__(self, preloaded: _Preloaded) -> None:
         super().__init__()
-        self.modules, self.shadows, self.started = list(dict.fromkeys([*wanted[0], *list_later(wanted[0])])), wanted[1], False
+        self.modules, self.shadows, self.started = list(dict.fromkeys([*preloaded[0], *list_later(preloaded[0])])), preloaded[1], False
         self.set_forkserver_preload(["de_jupyter_a_la_tierra.engine.preloading"])
 
     def start(self) -> None:
@@ -99,17 +100,19 @@ class _Server(forkserver.ForkServer):
         self.modules, self.started = [], False
 
 
-def _find_server(wanted: _Wanted) -> _Server:
+def _find_server(preloaded: _Preloaded) -> _Server:
     """El servidor que tiene importado justo eso, o uno nuevo."""
-    key = (wanted, os.environ.get("PYTHONPATH", ""))
+    key = (preloaded, os.environ.get("PYTHONPATH", ""))
     if key not in _SERVERS:
         _claim_tempdir()
-        _SERVERS[key] = _Server(wanted)
+        _SERVERS[key] = _Server(preloaded)
     return _SERVERS[key]
 
 # %% ../../nbs/6_trabajos/24_processes.ipynb #c014
 class _WarmPopen(popen_forkserver.Popen):
     """Cómo se lanza un proceso desde el servidor de su contexto, sin volver a ejecutar el programa principal."""
+
+    _fds: list[int]  # lo pone `multiprocessing`
 
     def __init__(self, process_obj: Any) -> None:
         self._server = process_obj.server
@@ -126,24 +129,24 @@ class _WarmPopen(popen_forkserver.Popen):
             context.set_spawning_popen(None)
         for pause in (0.02, 0.1, 0.5, 2.0, None):
             try:
-                return self._send(parcel, process_obj.patience)
+                return self._send(parcel, process_obj.timeout)
             except (EOFError, ConnectionError, TimeoutError) as error:  # algo de lo que importaba lo tumbó, o no se acaba de importar
                 if pause is None or (isinstance(error, TimeoutError) and not self._end_stuck()):
                     raise
                 self._server.give_up()
                 time.sleep(pause)  # mientras acaba de morir parece vivo, y no se arrancaría otro
 
-    def _send(self, parcel: io.BytesIO, patience: float | None) -> None:
+    def _send(self, parcel: io.BytesIO, timeout: float | None) -> None:
         """Manda el encargo al servidor y espera a saber qué proceso se ocupa de él."""
         with _LOCK:
             self._server.start()
             self.sentinel, data = self._server.connect_to_new_process(self._fds)
-        self.finalizer = util.Finalize(self, util.close_fds, (os.dup(data), self.sentinel))
+        self.finalizer = util.Finalize(self, util.close_fds, (os.dup(data), self.sentinel))  # type: ignore[attr-defined]
         with open(data, "wb") as pipe:
             pipe.write(parcel.getbuffer())
-        if not connection.wait([self.sentinel], patience):
+        if not connection.wait([self.sentinel], timeout):
             self.finalizer()
-            raise TimeoutError(f"El proceso caliente no está listo tras {patience} s.")
+            raise TimeoutError(f"El proceso caliente no está listo tras {timeout} s.")
         self.pid = forkserver.read_signed(self.sentinel)
         _READY.add(self._server)
 
@@ -163,7 +166,10 @@ class _WarmPopen(popen_forkserver.Popen):
 class WarmProcess(context.ForkServerProcess):
     """Un proceso que nace caliente y con guardián: al acabar, o si muere quien lo encargó, no queda nada suyo vivo."""
 
-    patience: float | None = 120.0  # lo que se espera, en segundos, a que esté importado lo que se adelanta; después, se trabaja sin ello
+    timeout: float | None = 120.0  # lo que se espera, en segundos, a que esté importado lo que se adelanta; después, se trabaja sin ello
+    _args: tuple[Any, ...]  # estos tres los pone `multiprocessing`
+    _kwargs: dict[str, Any]
+    _config: dict[str, Any]
 
     def __init__(
         self,
@@ -182,7 +188,8 @@ class WarmProcess(context.ForkServerProcess):
 
     def start(self) -> None:
         """Arranca el proceso, también desde uno «daemonic», como los de Dask, a los que no se les deja tener hijos."""
-        config = process.current_process()._config
+        current: Any = process.current_process()
+        config = current._config
         with _LOCK:
             daemonic = config.pop("daemon", None)
             try:
@@ -194,7 +201,8 @@ class WarmProcess(context.ForkServerProcess):
     def run(self) -> None:
         """En el hijo: se parte en un guardián, que no vuelve de aquí, y el que trabaja."""
         global _warm
-        lifeline, guardian = process.parent_process().sentinel, os.getpid()
+        parent: Any = process.parent_process()
+        lifeline, guardian = parent.sentinel, os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # hasta que los dos sepan qué hacer con él
         if child := os.fork():
             for value in [*self._args, *self._kwargs.values()]:
@@ -219,7 +227,7 @@ class WarmContext(context.ForkServerContext):
     ) -> None:
         self.modules, self.shadows = modules, shadows
 
-    def Process(
+    def Process(  # type: ignore[override]  # en `multiprocessing` es una clase; aquí, quien la llama con su servidor
         self,
         **kwargs: Any,  # target, args, kwargs…, como en `multiprocessing`
     ) -> WarmProcess:

@@ -31,7 +31,7 @@ def derive_seed(
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[: BITS // 8])
 
 # %% ../../nbs/6_trabajos/22_randomness.ipynb #3916a570
-_GENERATORS: dict[str, tuple[Callable, Callable]] = {  # de cada módulo, cómo se siembra y cómo está su generador
+_GENERATORS: dict[str, tuple[Callable[[Any, int], Any], Callable[[Any], Any]]] = {  # de cada módulo, cómo se siembra y cómo está su generador
     "random": (lambda module, seed: module.seed(seed), lambda module: module.getstate()),
     "numpy.random": (lambda module, seed: module.seed(seed), lambda module: [str(part) if i != 1 else part.tobytes() for i, part in enumerate(module.get_state())]),
     "torch": (lambda module, seed: module.manual_seed(seed), lambda module: module.get_rng_state().tolist()),
@@ -50,7 +50,7 @@ def _sow(name: str, seed: int) -> None:
 class _Awaiting:
     """Espera a que se importen unos módulos: siembra los generadores de unos y devuelve lo que otros sacaron de `random`."""
 
-    def __init__(self, names: list[str], seed: int):
+    def __init__(self, names: list[str], seed: int) -> None:
         self.names, self.seed = names, seed
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -61,10 +61,11 @@ class _Awaiting:
         spec = next(filter(None, found), None)
         if spec is None or not hasattr(spec.loader, "exec_module"):
             return None
-        execute = spec.loader.exec_module
+        loader: Any = spec.loader
+        execute = loader.exec_module
 
         def execute_and_settle(module: Any) -> None:
-            del spec.loader.exec_module
+            del loader.exec_module
             state = random.getstate()
             execute(module)
             if name in _GENERATORS:
@@ -72,7 +73,7 @@ class _Awaiting:
             elif state == _PLANTED["random"]:
                 random.setstate(state)
 
-        spec.loader.exec_module = execute_and_settle
+        loader.exec_module = execute_and_settle
         self.names.remove(name)
         return spec
 
@@ -106,5 +107,5 @@ plant({})
 def write_option(
     seed: int,  # la de un trabajo
 ) -> str:
-    """La opción con la que un núcleo de IPython, o [nuestro proceso](12_shell.ipynb), nace sembrado."""
+    """La opción con la que un núcleo de IPython, o [nuestro proceso](25_kernel.ipynb), nace sembrado."""
     return f"--IPKernelApp.exec_lines={[f'exec({_LINE.format(seed)!r}, {{}})']!r}"

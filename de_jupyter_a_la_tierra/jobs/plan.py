@@ -26,7 +26,7 @@ from ..engine.imports import find_sources
 from ..errors import UsageError, explain_os_errors
 from ..files import hash_file
 from ..parameters.cell import Parameter, list_inputs, name_secret, read_notebook, read_parameters, read_values, to_plain
-from ..parameters.types import parse_kind
+from ..parameters.types import parse_type
 from ..projects.project import Project, find_installed
 from ..tables.csv import read_table
 from ..tracking.sweeps import list_combinations
@@ -163,7 +163,7 @@ def read_runs(
 # %% ../../nbs/6_trabajos/30_plan.ipynb #c013a
 def _unquote(text: Any, parameter: Parameter | None) -> Any:
     """Un valor de la rejilla, sin las comillas que lo rodean; donde cabe cualquier cosa se quedan, que dicen que es un texto."""
-    kind = parse_kind("Any") if parameter is None else parameter.type
+    kind = parse_type("Any") if parameter is None else parameter.type
     if "Any" in (kind.name, *(option.name for option in kind.args)) or not isinstance(text, str) or text[:1] not in ("'", '"'):
         return text
     return yaml.safe_load(text)

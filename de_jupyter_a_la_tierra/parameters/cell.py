@@ -25,7 +25,7 @@ from typing import Any
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #imp2
 from ..errors import UsageError
-from .types import Kind, Limits, build_schema, parse_kind, read_limits, read_value, to_plain, write_value
+from .types import Limits, ValueType, build_schema, parse_type, read_limits, read_value, to_plain, write_value
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c007
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Parameter:
         return not self.required and self.default != self.written
 
     @property
-    def type(self) -> Kind:
+    def type(self) -> ValueType:
         """Su tipo, leído; con `None` si es lo que vale de salida."""
-        kind, nothing = parse_kind(self.kind), Kind("None", "None")
+        kind, nothing = parse_type(self.kind), ValueType("None", "None")
         if kind.name == "Any" and self.choices:  # una enumeración
-            kind = Kind("Literal", self.kind, choices=self.choices)
+            kind = ValueType("Literal", self.kind, choices=self.choices)
         takes_none = self.default is not None or kind.name == "Any" or nothing in kind.args
-        return kind if takes_none else Kind("Union", self.kind, (kind, nothing))
+        return kind if takes_none else ValueType("Union", self.kind, (kind, nothing))
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c008
 class Parameters(list[Parameter]):
@@ -93,7 +93,7 @@ def _read_text(written: str) -> Any:
         return written
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c011
-def _list_enums(tree: ast.Module) -> dict[str, tuple]:
+def _list_enums(tree: ast.Module) -> dict[str, tuple[Any, ...]]:
     """Los valores de cada enumeración que se define en la propia celda."""
     return {
         item.name: tuple(ast.literal_eval(line.value) for line in item.body if isinstance(line, ast.Assign))
@@ -101,19 +101,19 @@ def _list_enums(tree: ast.Module) -> dict[str, tuple]:
     }
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c012
-def _read_choices(kind: str, meaning: str, enums: dict[str, tuple]) -> tuple:
+def _read_choices(kind: str, meaning: str, enums: dict[str, tuple[Any, ...]]) -> tuple[Any, ...]:
     """Los únicos valores que admite: los de su Literal, los de su enumeración o los de «uno de: a, b»."""
-    if found := parse_kind(kind).choices or enums.get(kind):
+    if found := parse_type(kind).choices or enums.get(kind):
         return found
     listed = re.search(r"\buno de:\s*([^;.(]+)", meaning)
     words = [word.strip(" «»`\"'") for word in re.split(r",|\bo\b", listed[1])] if listed else []
     try:
-        return tuple(read_value(word, parse_kind(kind.removesuffix(" | None"))) for word in words if word)
+        return tuple(read_value(word, parse_type(kind.removesuffix(" | None"))) for word in words if word)
     except ValueError:  # palabras que no son valores: es prosa
         return ()
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c013
-def _build_parameter(name: str, kind: str, default: Any, meaning: str, written: str, enums: dict[str, tuple]) -> Parameter:
+def _build_parameter(name: str, kind: str, default: Any, meaning: str, written: str, enums: dict[str, tuple[Any, ...]]) -> Parameter:
     """Un parámetro, con los límites y los valores que digan su tipo y su comentario."""
     limits = read_limits(meaning) if re.search(r"\b(int|float)\b", kind) else None
     return Parameter(name, kind, default, meaning, written, limits, _read_choices(kind, meaning, enums))
@@ -132,11 +132,11 @@ def _parse_cell(source: str) -> Iterator[Parameter]:
                 kind = ""
             case _:
                 continue
-        default, meaning = _read_default(line.value), notes.get(line.end_lineno, "")
+        default, meaning = _read_default(line.value), notes.get(line.end_lineno or 0, "")
         if not kind:  # sin anotación: lo que diga «# type: X», o lo que parezca su valor
             typed = re.match(r"type:\s*(\S+)\s*", meaning)
             kind, meaning = (typed[1], meaning[typed.end():]) if typed else (_guess_kind(default), meaning)
-        written = "" if default is ... else ast.unparse(line.value)
+        written = "" if line.value is None or default is ... else ast.unparse(line.value)
         yield _build_parameter(name, kind, default, meaning, written, _list_enums(tree))
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c015
@@ -151,9 +151,10 @@ def _ask_papermill(notebook: Any) -> dict[str, dict[str, str]]:
 
     logging.getLogger("papermill.translators").setLevel("CRITICAL")  # de lo que no entiende nos ocupamos aquí
     try:
-        return papermill.inspect_notebook(notebook)
+        found: dict[str, dict[str, str]] = papermill.inspect_notebook(notebook)
     except (papermill.exceptions.PapermillException, ValueError):
         return {}
+    return found
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c017
 def inspect_parameters(
@@ -190,9 +191,10 @@ def read_notebook(
     import nbformat
 
     try:
-        return nbformat.writes(nbformat.reads(text, as_version=4))
+        converted: str = nbformat.writes(nbformat.reads(text, as_version=4))
     except (AttributeError, KeyError, TypeError) as error:  # lo que tropieza al convertir lo que no es lo que dice
         raise ValueError(f"«{path}» no se puede convertir.") from error
+    return converted
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c018
 def read_parameters(
@@ -246,7 +248,7 @@ def _read_one(value: Any, parameter: Parameter) -> Any:
     except ValueError as error:
         comma = isinstance(value, str) and re.fullmatch(r"-?\d+,\d+", value)
         hint = f" Los decimales van con punto: {value.replace(',', '.')}." if comma else _suggest(value, parameter.choices)
-        words = f"uno de: {', '.join(map(str, parameter.choices))}" if parameter.choices else parse_kind(parameter.kind)
+        words = f"uno de: {', '.join(map(str, parameter.choices))}" if parameter.choices else parse_type(parameter.kind)
         raise UsageError(f"El parámetro «{parameter.name}» ha de ser {words}, y es {value!r}.{hint}") from error
     _check_value(read, parameter)
     return read
@@ -292,7 +294,7 @@ def split_secrets(
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c018a
 def _write_typed(value: Any, parameter: Parameter) -> str | None:
     """El código de un valor que papermill no sabe escribir con su tipo; `None` si sí sabe, o si no es de ese tipo."""
-    if parse_kind(parameter.kind).name == "Any" and value in parameter.choices:
+    if parse_type(parameter.kind).name == "Any" and value in parameter.choices:
         return f"{parameter.kind}({value!r})"
     try:
         code = write_value(value, parameter.type)
@@ -337,7 +339,7 @@ def inject_secrets(
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c023a
 def _show_kind(parameter: Parameter) -> str:
     """El tipo de un parámetro como se enseña: el escrito, o sus valores si son contados."""
-    choices = parse_kind(parameter.kind).choices
+    choices = parse_type(parameter.kind).choices
     return " | ".join(map(str, choices)) if choices else parameter.kind
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c024
@@ -350,7 +352,7 @@ def describe_parameters(
     rows = [("parámetro", "tipo", "de salida", "qué es")]
     rows += [(p.name, _show_kind(p), "obligatorio" if p.required else "secreto" if p.secret else p.written, p.meaning) for p in parameters]
     widths = [max(len(row[place]) for row in rows) for place in range(3)]
-    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip() for row in rows)
+    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows)
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c027
 def _limit(schema: dict[str, Any], limits: Limits) -> None:
@@ -366,7 +368,7 @@ def _limit(schema: dict[str, Any], limits: Limits) -> None:
 def _build_property(parameter: Parameter) -> dict[str, Any]:
     """El esquema de un parámetro: tipo, límites, qué es y valor de salida."""
     schema = build_schema(parameter.type)
-    if parameter.choices and parse_kind(parameter.kind).name in ("str", "int", "float"):
+    if parameter.choices and parse_type(parameter.kind).name in ("str", "int", "float"):
         schema["enum"] = [*parameter.choices, *([None] if parameter.default is None else [])]
     if parameter.limits:
         _limit(schema, parameter.limits)

@@ -39,9 +39,9 @@ ENGINES = ("nbclient", "tierra")
 # Lo único que no se compara: celdas cuya figura o cuyo texto dicen cuánto se tardó, distintos cada vez con cualquier motor.
 CHANGING = ("took", "hist(times", "by_order", "seconds", "perf_counter", "time.time()", "time.monotonic()")
 SOME = (
-    "2_kedro/01_errors", "2_kedro/02_dictionary", "2_kedro/03_dialects", "2_kedro/04_tables", "2_kedro/06_columns",
-    "2_kedro/13_reporting", "2_kedro/14_card", "3_api/01_payload", "3_api/03_page", "4_pruebas/02_schemas",
-    "6_trabajos/18_errand", "7_aterrizar/04_merging", "7_aterrizar/05_profiling",
+    "2_kedro/01_errors", "2_kedro/02_spanish", "2_kedro/03_files", "2_kedro/10_dictionary", "2_kedro/11_csv", "2_kedro/20_columns",
+    "2_kedro/33_reporting", "2_kedro/40_artifact", "3_api/10_payload", "3_api/11_page", "4_pruebas/20_schemas",
+    "6_trabajos/33_child", "7_aterrizar/13_merge", "7_aterrizar/20_inference",
 )
 VARIETY = [
     "import os, sys, asyncio, subprocess\nprint('hola', name)\nprint('aviso', file=sys.stderr)\nname.upper()",
@@ -366,7 +366,7 @@ def test_a_warm_process_that_cannot_be(tmp_path, monkeypatch) -> None:
     process.join(60)
     assert process.exitcode == 4
     late = warm_context(["mortal"]).Process(target=int)
-    late.patience = 0
+    late.timeout = 0
     with pytest.raises(TimeoutError, match="no está listo tras 0 s"):
         late.start()
 

@@ -243,7 +243,7 @@ def test_a_module_that_never_ends_loading(tmp_path, monkeypatch) -> None:
     (tmp_path / "eterno.py").write_text("import threading\nthreading.Event().wait()\n", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     process = warm_context(["eterno"]).Process(target=sys.exit, args=(4,))
-    process.patience = 8
+    process.timeout = 8
     process.start()
     process.join(30)
     assert process.exitcode == 4
