@@ -134,7 +134,7 @@ def _make_loader() -> Any:
 
     class Loader(yaml.SafeLoader):
         def compose_node(self, *place: Any) -> Any:
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             if event.anchor or getattr(event, "tag", None):
                 raise yaml.YAMLError(f"sin etiquetas ni anclas: {event}")
             return super().compose_node(*place)
