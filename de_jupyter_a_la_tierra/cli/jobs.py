@@ -26,12 +26,12 @@ from .notify import News
 from .progress import show_progress, show_seconds
 from ..engine.randomness import draw_seed
 from ..errors import TierraError, UsageError, WorkError
-from ..jobs.batch import Policy, run_batch
+from ..jobs.batch import Workers, run_batch
 from ..jobs.cluster import open_executor
-from ..jobs.ledger import Entry
+from ..jobs.ledger import JobRecord
 from ..jobs.plan import find_inputs, identify_jobs, plan_batch
-from ..jobs.runner import find_cwd, run_job
-from ..parameters.cell import name_secret, read_parameters, split_secrets
+from ..jobs.runner import DEFAULT_POLICY, Policy, find_cwd, run_notebook
+from ..parameters.cell import Parameter, name_secret, split_secrets
 from ..projects.project import Project
 from ..tracking.sweeps import parse_grid
 
@@ -50,14 +50,14 @@ def read_values_file(
 
 # %% ../../nbs/6_trabajos/70_cli_jobs.ipynb #gat1
 def gather_values(
-    notebook: Path,  # el cuaderno
+    parameters: list[Parameter],  # los que acepta el cuaderno
     pairs: Mapping[str, str],  # los de `-p`
     file: Path | None = None,  # el de `-f`
     grid: Iterable[str] = (),  # las rejillas, de las que solo se mira el nombre
 ) -> dict[str, Any]:  # de cada parámetro, su valor
     """Junta los valores que se piden; `UsageError` si en la orden va un secreto."""
     named = {*pairs, *(text.partition("=")[0].strip() for text in grid)}
-    for parameter in read_parameters(notebook):
+    for parameter in parameters:
         if parameter.secret and parameter.name in named:
             raise UsageError(
                 f"El parámetro «{parameter.name}» es secreto, y lo que se escribe en una orden lo ve cualquiera: "
@@ -86,7 +86,7 @@ class BatchRequest:
 
 # %% ../../nbs/6_trabajos/70_cli_jobs.ipynb #c013
 @contextmanager
-def _open_workers(request: BatchRequest) -> Iterator[tuple[Any, int]]:
+def _open_workers(request: BatchRequest) -> Iterator[tuple[Workers | int, int]]:
     """Quién hace los trabajos y cuántos a la vez; `UsageError` si se piden cosas de esta máquina y de un clúster."""
     tls = {name: getattr(request, name) for name in ("tls_ca", "tls_cert", "tls_key")}
     if request.scheduler is None:
@@ -104,9 +104,10 @@ def _open_workers(request: BatchRequest) -> Iterator[tuple[Any, int]]:
 def dispatch_batch(
     project: Project,  # lo que devolvió `find_project`
     notebook: Path,  # el cuaderno
+    parameters: list[Parameter],  # los que acepta
     values: dict[str, Any],  # los valores de todos los trabajos
     request: BatchRequest,  # lo que se pide
-    policy: Policy = Policy(),  # con qué condiciones
+    policy: Policy = DEFAULT_POLICY,  # con qué condiciones
     news: News | None = None,  # donde se apunta cómo va, para contarlo al final
 ) -> None:
     """Planea un lote, lo hace y cuenta lo que salió; `WorkError` si algún trabajo falló."""
@@ -115,16 +116,16 @@ def dispatch_batch(
     news.output = folder
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "batch.lock").exists():
         raise UsageError(f"«{folder}» tiene dentro otras cosas, y un lote necesita una carpeta suya: elige otra con --out.")
-    parameters = read_parameters(notebook)
     values, secrets = split_secrets(values, parameters)
-    policy = replace(policy, secrets=secrets)
+    cwd = find_cwd(project, notebook, policy.cwd, parameters)
+    policy = replace(policy, secrets=secrets, cwd=cwd)
     plan = plan_batch(parameters, values, parse_grid(list(request.grid)), request.table)
-    numbered = identify_jobs(notebook, plan, find_cwd(project, notebook, policy.cwd), find_inputs(request.input), policy.seed)
+    numbered = identify_jobs(notebook, plan, cwd, find_inputs(request.input), policy.seed, parameters)
     if repeated := len(plan) - len(numbered):
         click.echo(f"Trabajos repetidos: {repeated}; cada uno se hace una sola vez.", err=True)
     try:
         with _open_workers(request) as (executor, slots), show_progress(slots) as view:
-            summary = run_batch(project, notebook, numbered, folder, executor, policy, lambda entry: (news.tally.note(entry), view(entry)))
+            summary = run_batch(project, notebook, numbered, folder, executor, policy, lambda record: (news.tally.note(record), view(record)))
     except KeyboardInterrupt:
         click.echo(f"\nLo hecho hasta aquí está en «{os.path.relpath(folder)}»: la misma orden sigue por donde iba.", err=True)
         raise
@@ -138,27 +139,27 @@ def dispatch_batch(
 # %% ../../nbs/6_trabajos/70_cli_jobs.ipynb #c020
 def dispatch_job(
     project: Project,  # lo que devolvió `find_project`
-    name: str,  # el trabajo, o la ruta de un cuaderno
+    notebook: Path,  # el cuaderno
+    parameters: list[Parameter],  # los que acepta
     values: dict[str, Any],  # los valores que se le dan
     output: Path | None = None,  # dónde queda su copia; si falta, en data/08_reporting/jobs
-    policy: Policy = Policy(),  # con qué condiciones
+    policy: Policy = DEFAULT_POLICY,  # con qué condiciones
     streams: tuple[TextIO | None, TextIO | None] = (None, None),  # adónde va, según sale, lo que escribe el cuaderno
     news: News | None = None,  # donde se apunta cómo acabó
 ) -> None:
     """Ejecuta un trabajo suelto y dice dónde queda su copia y con qué semilla se repite."""
-    seed = draw_seed() if policy.seed is None else policy.seed
-    limits = {name: getattr(policy, name) for name in ("timeout", "memory", "engine", "kernel", "cwd")}
-    news, entry = news or News(name), Entry(name, 1)
-    news.tally.note(entry)
+    policy = replace(policy, seed=draw_seed() if policy.seed is None else policy.seed)
+    news, record = news or News(notebook.stem), JobRecord(notebook.stem, 1)
+    news.tally.note(record)
     news.output = output or project.root / "data/08_reporting/jobs"
     try:
-        done = news.output = run_job(project, name, values, output, streams, seed, **limits)
+        done = news.output = run_notebook(project, notebook, parameters, values, output, policy, streams)
     except TierraError as error:
-        news.tally.note(replace(entry, status="failed", error=str(error)))
+        news.tally.note(replace(record, status="failed", error=str(error)))
         raise
-    news.tally.note(replace(entry, status="done"))
+    news.tally.note(replace(record, status="done"))
     click.echo(f"{'Cuaderno ejecutado':<26} {os.path.relpath(done)}")
-    click.echo(f"{'Semilla':<26} {seed}")
+    click.echo(f"{'Semilla':<26} {policy.seed}")
 
 # %% ../../nbs/6_trabajos/70_cli_jobs.ipynb #c006a
 @click.group(subcommand_metavar="ORDEN …", **COMMAND)
@@ -262,7 +263,7 @@ class RunCommand(click.Command):
 @click.option("--tls-key", type=PATH, help="Ídem, su clave.")
 def run(
     name: str, pairs: tuple[tuple[str, str], ...], file: Path | None, output: Path | None, retries: int, timeout: float | None,
-    memory: float | None, fail_fast: bool, engine: str, kernel: str, seed: int | None, retry_wait: float, retry_asserts: bool, cwd: str | None, notify: str | None, **asked: Any,
+    memory: float | None, fail_fast: bool, engine: str, kernel: str, seed: int | None, retry_wait: float, retry_asserts: bool, cwd: str | None, notify: str | None, **request_options: Any,
 ) -> None:
     """Ejecuta un cuaderno, una vez o muchas, y guarda cada copia ejecutada, también si falla.
 
@@ -272,26 +273,28 @@ def run(
 
     from de_jupyter_a_la_tierra.cli.jobs import BatchRequest, dispatch_batch, dispatch_job, gather_values
     from de_jupyter_a_la_tierra.cli.notify import News, announcing
-    from de_jupyter_a_la_tierra.jobs.batch import Policy
     from de_jupyter_a_la_tierra.jobs.plan import find_notebook
+    from de_jupyter_a_la_tierra.jobs.runner import Policy
+    from de_jupyter_a_la_tierra.parameters.cell import read_parameters
     from de_jupyter_a_la_tierra.projects.project import find_project
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("de_jupyter_a_la_tierra").setLevel("INFO")
-    policy, request = Policy(retries, timeout, memory, fail_fast, engine, seed, retry_wait, retry_asserts, cwd, kernel), BatchRequest(**asked)
+    policy, request = Policy(retries, timeout, memory, fail_fast, engine, seed, retry_wait, retry_asserts, cwd, kernel), BatchRequest(**request_options)
     news = News(name, click.get_current_context().meta["tierra.args"])
     with announcing(notify, news):
         project = find_project()
         news.project = project.root
         notebook = find_notebook(project, name)
-        values = gather_values(notebook, dict(pairs), file, request.grid)
-        wanted = request.name_option() or ("--retries" if retries else "--fail-fast" if fail_fast else "")
-        if output and wanted:
-            raise UsageError(f"-o es para un trabajo suelto, y {wanted} pide un lote: la carpeta de un lote se dice con --out.")
-        if wanted:
-            dispatch_batch(project, notebook, values, request, policy, news)
+        parameters = read_parameters(notebook)
+        values = gather_values(parameters, dict(pairs), file, request.grid)
+        batch_option = request.name_option() or ("--retries" if retries else "--fail-fast" if fail_fast else "")
+        if output and batch_option:
+            raise UsageError(f"-o es para un trabajo suelto, y {batch_option} pide un lote: la carpeta de un lote se dice con --out.")
+        if batch_option:
+            dispatch_batch(project, notebook, parameters, values, request, policy, news)
         else:
-            dispatch_job(project, name, values, output, policy, (sys.stdout, sys.stderr), news)
+            dispatch_job(project, notebook, parameters, values, output, policy, (sys.stdout, sys.stderr), news)
 
 # %% ../../nbs/6_trabajos/70_cli_jobs.ipynb #c024
 @jobs.command(epilog="Ejemplo: tierra jobs table data/08_reporting/jobs/entrenar --csv tabla.csv", **COMMAND)

@@ -108,14 +108,14 @@ class News:
         error: BaseException | None = None,  # con qué acabó
     ) -> dict[str, Any]:  # cabe en un JSON
         """Lo que se cuenta al final."""
-        count, total = self.tally.count(), len(self.tally.entries)
-        errors = [entry.error for entry in self.tally.entries.values() if entry.status == "failed" and entry.error]
-        told = [str(error)] if state == "failed" and not errors else errors[:5]
+        count, total = self.tally.count(), len(self.tally.records)
+        errors = [record.error for record in self.tally.records.values() if record.status == "failed" and record.error]
+        reasons = [str(error)] if state == "failed" and not errors else errors[:5]
         return {
             "project": str(self.project.absolute()), "notebook": self.notebook, "state": state,
             "total": total, "done": count["done"] - self.tally.kept, "failed": count["failed"], "skipped": self.tally.kept,
             "left": total - count["done"] - count["failed"], "seconds": round(seconds, 3),
-            "output": str(self.output.absolute()) if self.output else "", "errors": told,
+            "output": str(self.output.absolute()) if self.output else "", "errors": reasons,
             "command": "" if state == "done" or isinstance(error, UsageError) else self.tell_command(),
         }
 

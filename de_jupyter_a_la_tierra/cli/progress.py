@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 # %% ../../nbs/6_trabajos/38_progress.ipynb #c004
-from ..jobs.ledger import Entry
+from ..jobs.ledger import JobRecord
 from ..spanish import format_seconds
 
 # %% ../../nbs/6_trabajos/38_progress.ipynb #c007
@@ -41,30 +41,30 @@ class Tally:
         self,
         slots: int,  # cuántos trabajos se hacen a la vez
     ):
-        self.slots, self.entries, self.kept = slots, {}, 0
+        self.slots, self.records, self.kept = slots, {}, 0
         self.failure, self._spent = "", []
 
     def note(
         self,
-        entry: Entry,  # un trabajo que empieza o que acaba; antes que nada se cuentan todos, como estén
+        record: JobRecord,  # un trabajo que empieza o que acaba; antes que nada se cuentan todos, como estén
     ) -> bool:  # si es una novedad
         """Apunta cómo está un trabajo."""
-        news = entry.key in self.entries
-        self.entries[entry.key] = entry
-        self.kept += not news and entry.status == "done"
-        if news and entry.status in ("done", "failed"):
-            self._spent.append(entry.seconds or 0.0)
-        if news and entry.status == "failed":
-            self.failure = entry.error
+        news = record.key in self.records
+        self.records[record.key] = record
+        self.kept += not news and record.status == "done"
+        if news and record.status in ("done", "failed"):
+            self._spent.append(record.seconds or 0.0)
+        if news and record.status == "failed":
+            self.failure = record.error
         return news
 
     def count(self) -> Counter:
         """Cuántos trabajos hay en cada estado."""
-        return Counter(entry.status for entry in self.entries.values())
+        return Counter(record.status for record in self.records.values())
 
-    def list_running(self) -> list[Entry]:
+    def list_running(self) -> list[JobRecord]:
         """Los que se están haciendo."""
-        return [entry for entry in self.entries.values() if entry.status == "running"]
+        return [record for record in self.records.values() if record.status == "running"]
 
     def estimate(self) -> float | None:
         """Los segundos que quedan, a ojo; `None` si aún no se sabe."""
@@ -77,7 +77,7 @@ def describe_tally(
 ) -> str:
     """Cómo va un lote, en una frase."""
     count, left = tally.count(), tally.estimate()
-    parts = [f"{count['done']} de {len(tally.entries)} hechos"]
+    parts = [f"{count['done']} de {len(tally.records)} hechos"]
     parts += [f"{tally.kept} ya estaban"] if tally.kept else []
     parts += [f"{count['running']} en marcha"] if count["running"] else []
     parts += [f"{count['failed']} con error"] if count["failed"] else []
@@ -97,15 +97,15 @@ class Lines:
 
     def __call__(
         self,
-        entry: Entry,  # un trabajo
+        record: JobRecord,  # un trabajo
     ) -> None:
         """Cuenta cómo está un trabajo."""
-        if self._tally.note(entry) and entry.status in ("done", "failed"):
-            total = len(self._tally.entries)
-            place = f"[{entry.position:>{len(str(total))}}/{total}]"
-            word = {"done": "hecho", "failed": "falló"}[entry.status]
-            reason = f": {entry.error}" if entry.error else ""
-            print(f"{place} {word} en {show_seconds(entry.seconds or 0)}, {show_values(entry.parameters)}{reason}", file=self._stream, flush=True)
+        if self._tally.note(record) and record.status in ("done", "failed"):
+            total = len(self._tally.records)
+            place = f"[{record.position:>{len(str(total))}}/{total}]"
+            word = {"done": "hecho", "failed": "falló"}[record.status]
+            reason = f": {record.error}" if record.error else ""
+            print(f"{place} {word} en {show_seconds(record.seconds or 0)}, {show_values(record.parameters)}{reason}", file=self._stream, flush=True)
 
 # %% ../../nbs/6_trabajos/38_progress.ipynb #c018
 class Panel:
@@ -119,10 +119,10 @@ class Panel:
 
     def __call__(
         self,
-        entry: Entry,  # un trabajo
+        record: JobRecord,  # un trabajo
     ) -> None:
         """Apunta cómo está un trabajo."""
-        self._tally.note(entry)
+        self._tally.note(record)
 
     def __rich__(self) -> Any:
         """El cuadro, como lo quiere Rich."""
@@ -132,11 +132,11 @@ class Panel:
         from rich.text import Text
 
         tally, count = self._tally, self._tally.count()
-        bar = ProgressBar(max(len(tally.entries), 1), count["done"] + count["failed"], width=60)
+        bar = ProgressBar(max(len(tally.records), 1), count["done"] + count["failed"], width=60)
         lines = [Padding(bar, 0), Text(describe_tally(tally))]
-        for entry in tally.list_running()[:8]:
-            spent = show_seconds(round(time.time() - entry.started) if entry.started else 0)
-            lines.append(Text(f"  ▸ {entry.position:03d}  {show_values(entry.parameters)}  {spent}", style="dim"))
+        for record in tally.list_running()[:8]:
+            spent = show_seconds(round(time.time() - record.started) if record.started else 0)
+            lines.append(Text(f"  ▸ {record.position:03d}  {show_values(record.parameters)}  {spent}", style="dim"))
         if tally.failure:
             lines.append(Text(f"  ✗ {tally.failure}", style="red", overflow="ellipsis", no_wrap=True))
         return Group(*lines)

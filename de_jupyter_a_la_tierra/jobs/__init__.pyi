@@ -1,4 +1,4 @@
-from .batch import Policy as Policy
+from .runner import Policy as Policy
 from .batch import run_batch as run_batch
 from .ledger import read_ledger as read_ledger
 from .plan import identify_jobs as identify_jobs

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from inspect import isfunction, signature
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 # %% ../../nbs/6_trabajos/36_cluster.ipynb #imp2
 from ..errors import UsageError, WorkError, missing_extra
@@ -44,7 +44,7 @@ def _build_security(address: str, files: Mapping[str, Path | None]) -> Any:
             found = "falta" if path is None else f"no existe el fichero «{path}» de"
             raise UsageError(f"Para hablar con «{address}» {found} --tls-{option}.")
     ca, cert, key = map(str, files.values())
-    return Security(tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key, require_encryption=True)
+    return Security(tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key, require_encryption=True)  # type: ignore[no-untyped-call]
 
 # %% ../../nbs/6_trabajos/36_cluster.ipynb #c008
 def connect_scheduler(
@@ -61,7 +61,7 @@ def connect_scheduler(
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
         logging.getLogger(name).setLevel("CRITICAL")  # lo que falle lo contamos nosotros, en español y una vez
     try:
-        return Client(address, security=security, timeout=timeout, set_as_default=False)
+        return Client(address, security=security, timeout=timeout, set_as_default=False)  # type: ignore[no-untyped-call]
     except ssl.SSLError as error:
         raise UsageError(f"Los certificados no sirven para hablar con «{address}»: {error.reason or error}.") from error
     except (OSError, ValueError) as error:
@@ -81,9 +81,9 @@ def check_versions(
     """Lanza `WorkError` si alguno no tiene el paquete o tiene otra versión."""
     for place, found in versions.items():
         if found != expected:
-            said = f"tiene la versión {found}" if isinstance(found, str) else "no lo tiene"
+            found_there = f"tiene la versión {found}" if isinstance(found, str) else "no lo tiene"
             raise WorkError(
-                f"El planificador y los workers han de tener {PACKAGE} {expected}, como aquí, y «{place}» {said}. "
+                f"El planificador y los workers han de tener {PACKAGE} {expected}, como aquí, y «{place}» {found_there}. "
                 f"Instálala allí y repite la orden: pip install \"{PACKAGE}[cluster]=={expected}\"."
             )
 
@@ -110,7 +110,7 @@ def _noticing_cancel() -> Iterator[threading.Event]:
 
 # %% ../../nbs/6_trabajos/36_cluster.ipynb #c017
 def name_function(
-    function: Callable,  # de un módulo que se pueda importar
+    function: Callable[..., Any],  # de un módulo que se pueda importar
 ) -> str:  # «módulo:función»
     """El nombre con que se encuentra una función en otra máquina."""
     return f"{function.__module__}:{function.__qualname__}"
@@ -119,7 +119,7 @@ def name_function(
 def run_call(
     expected: str,  # la versión del paquete de quien la manda
     name: str,  # el de la función, como lo da `name_function`
-    args: tuple,  # sus argumentos
+    args: tuple[Any, ...],  # sus argumentos
     kwargs: dict[str, Any],  # los que tienen nombre
 ) -> Any:  # lo que devuelva
     """Hace una llamada en un worker, si es de la misma versión que quien la mandó: los hay que llegan tarde."""
@@ -151,6 +151,9 @@ class ClusterLost(WorkError):
     """El clúster ha dejado de estar: lo pendiente no se hará aunque se espere."""
 
 
+_Call: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any]]  # el nombre de una función y sus argumentos
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _CUT = "Se ha perdido la conexión con el planificador «{}»: los trabajos a medias no cuentan. Repite la orden cuando vuelva."
 _EMPTY = "El planificador «{}» se ha quedado sin workers. Repite la orden cuando los haya."
 
@@ -162,31 +165,32 @@ class ClusterExecutor(Executor):
         self,
         client: Any,  # un `distributed.Client` ya conectado
         address: str,  # como lo llamó quien lo pidió, para los mensajes
-        patience: float,  # segundos que se espera sin ningún worker antes de darlo por perdido
+        worker_timeout: float,  # segundos que se espera sin ningún worker antes de darlo por perdido
     ):
-        self._client, self._address, self._patience = client, address, patience
+        self._client, self._address, self._worker_timeout = client, address, worker_timeout
         self._remote, self.slots = client.get_executor(pure=False), sum(client.nthreads().values())
-        self._queue: deque[tuple[Future, tuple, str]] = deque()
-        self._sent: dict[Future, Future] = {}
+        self._queue: deque[tuple[Future[Any], _Call, str]] = deque()
+        self._sent: dict[Future[Any], Future[Any]] = {}
         self._woken, self._closed = threading.Event(), False
         threading.Thread(target=self._watch, daemon=True, name="tierra-cluster").start()
 
     def submit(
         self,
-        fn: Callable,  # una función de un módulo que los workers puedan importar
-        *args: Any,  # sus argumentos, que viajan por valor: de la biblioteca estándar o de este paquete
-        **kwargs: Any,  # los que tienen nombre
-    ) -> Future:
+        fn: Callable[_P, _T],  # una función de un módulo que los workers puedan importar
+        /,
+        *args: _P.args,  # sus argumentos, que viajan por valor: de la biblioteca estándar o de este paquete
+        **kwargs: _P.kwargs,  # los que tienen nombre
+    ) -> Future[_T]:
         """Manda una llamada a un worker, el que sea."""
         if self._closed:
             raise RuntimeError("El clúster ya está cerrado.")
-        future = Future()
+        future: Future[_T] = Future()
         self._queue.append((future, (name_function(fn), args, kwargs), f"{fn.__name__}-{uuid.uuid4().hex}"))
         future.add_done_callback(self._wake)
         self._woken.set()
         return future
 
-    def _wake(self, future: Future) -> None:
+    def _wake(self, future: Future[Any]) -> None:
         """Un futuro ya está resuelto: que lo sepan quien lo espera y quien vigila."""
         if future.cancelled():
             future.set_running_or_notify_cancel()
@@ -205,7 +209,7 @@ class ClusterExecutor(Executor):
             self._forget()
             self._feed()
             alive = time.monotonic() if self.slots or not self._sent else alive
-            if time.monotonic() - alive > self._patience:
+            if time.monotonic() - alive > self._worker_timeout:
                 self._lose(_EMPTY)
 
     def _feed(self) -> None:
@@ -216,7 +220,7 @@ class ClusterExecutor(Executor):
                 try:
                     remote = self._sent[future] = self._remote.submit(run_call, version(PACKAGE), *call, key=key)
                     remote.add_done_callback(partial(self._settle, future))
-                except Exception as error:  # un argumento que no puede viajar, o ya no hay adónde
+                except Exception as error:  # noqa: BLE001  # un argumento que no puede viajar, o ya no hay adónde
                     lost = self._client.status != "running"
                     with suppress(InvalidStateError):
                         future.set_exception(ClusterLost(_CUT.format(self._address)) if lost else error)
@@ -229,7 +233,7 @@ class ClusterExecutor(Executor):
             if future.cancelled():
                 remote.cancel()
 
-    def _settle(self, future: Future, remote: Future) -> None:
+    def _settle(self, future: Future[Any], remote: Future[Any]) -> None:
         """Pasa a un futuro lo que ha dado el de Dask."""
         with suppress(InvalidStateError):  # ya se había resuelto, o se canceló mientras llegaba
             if remote.cancelled():
@@ -245,7 +249,7 @@ class ClusterExecutor(Executor):
             with suppress(InvalidStateError):
                 future.set_exception(ClusterLost(reason.format(self._address)))
 
-    def _list_pending(self) -> list[Future]:
+    def _list_pending(self) -> list[Future[Any]]:
         """Los futuros que aún no se han resuelto."""
         return [future for future in [*self._sent, *[call[0] for call in self._queue]] if not future.done()]
 
@@ -287,7 +291,7 @@ def open_executor(
     tls_ca: Path | None = None,  # el certificado de la autoridad que firma los demás
     tls_cert: Path | None = None,  # el nuestro
     tls_key: Path | None = None,  # su clave privada
-    patience: float = 60.0,  # segundos que se espera a que haya algún worker
+    worker_timeout: float = 60.0,  # segundos que se espera a que haya algún worker
     timeout: float = 10.0,  # segundos que se espera a que conteste el planificador
 ) -> Iterator[ClusterExecutor]:
     """Los workers de un planificador que ya existe, como un `Executor`; al salir con un error, lo pendiente se cancela.
@@ -297,11 +301,11 @@ def open_executor(
     client = connect_scheduler(address, {"ca": tls_ca, "cert": tls_cert, "key": tls_key}, timeout)
     try:
         try:
-            client.wait_for_workers(1, timeout=patience)
+            client.wait_for_workers(1, timeout=worker_timeout)
         except TimeoutError as error:
             raise WorkError(f"El planificador «{address}» no tiene ningún worker: arranca alguno con «dask worker {address}».") from error
         check_versions({address: _ask_scheduler(client)} | client.run(version, PACKAGE, on_error="return"), version(PACKAGE))
-        executor = ClusterExecutor(client, address, patience)
+        executor = ClusterExecutor(client, address, worker_timeout)
         try:
             yield executor
             executor.shutdown()

@@ -9,6 +9,7 @@ __all__ = ['FOLDER', 'Job', 'list_jobs', 'find_notebook', 'read_runs', 'plan_bat
 # %% ../../nbs/6_trabajos/30_plan.ipynb #imp0
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from .. import __version__
 from ..engine.imports import find_sources
 from ..errors import UsageError, explain_os_errors
 from ..files import hash_file
-from ..parameters.cell import Parameter, list_inputs, name_secret, read_notebook, read_parameters, read_values, to_plain
-from ..parameters.types import parse_type
+from ..parameters.cell import Parameter, list_inputs, name_secret, read_notebook, read_parameters, read_values
+from ..parameters.types import parse_type, to_plain
 from ..projects.project import Project, find_installed
 from ..tables.csv import read_table
 from ..tracking.sweeps import list_combinations
@@ -105,8 +106,8 @@ def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
     table = read_table(path)
     comma = table.attrs["dialect"]["decimal"] == ","
     rows = []
-    for line, cells in zip(table.index, table.to_dict("records")):
-        filled = {name: cell for name, cell in cells.items() if cell.strip()}
+    for line, cells in zip(table.index, table.to_dict("records"), strict=True):
+        filled = {str(name): cell for name, cell in cells.items() if cell.strip()}
         if comma:
             filled = {name: cell.replace(",", ".") if _COMMA.fullmatch(cell) else cell for name, cell in filled.items()}
         rows.append((f"línea {line}", filled))
@@ -137,7 +138,7 @@ def _read_parquet(path: Path) -> list[tuple[str, dict[str, Any]]]:
     except pyarrow.ArrowInvalid as error:
         raise UsageError(f"«{path}» no es un Parquet: revisa la ruta.") from error
     return [
-        (f"fila {number}", {name: value for name, value in row.items() if value is not None and value == value})
+        (f"fila {number}", {name: value for name, value in row.items() if value is not None and not (isinstance(value, float) and math.isnan(value))})
         for number, row in enumerate(rows, 1)
     ]
 
@@ -238,10 +239,13 @@ def identify_jobs(
     folder: Path,  # la carpeta en que se ejecutará, desde la que se entienden las rutas
     inputs: Iterable[Path] = (),  # ficheros de entrada que el cuaderno no declara
     seed: int | None = None,  # la semilla del lote, si se pide una
+    parameters: list[Parameter] | None = None,  # los del cuaderno, si ya se han leído
 ) -> dict[str, dict[str, Any]]:  # de cada trabajo, su huella y sus valores; los repetidos, una sola vez
     """Da a cada trabajo la huella por la que se le reconocerá."""
-    parameters, jobs, known = read_parameters(notebook), {}, lru_cache(maxsize=None)(hash_file)
-    common = [hash_code(notebook), hash_versions(), [known(path) for path in inputs]]
+    parameters = read_parameters(notebook) if parameters is None else parameters
+    known = lru_cache(maxsize=None)(hash_file)
+    jobs: dict[str, dict[str, Any]] = {}
+    common: list[Any] = [hash_code(notebook), hash_versions(), [known(path) for path in inputs]]
     if sources := find_sources(notebook, folder):
         common.append([[path.name, known(path)] for path in sources])
     if seed is not None:
@@ -249,6 +253,6 @@ def identify_jobs(
     defaults = {parameter.name: parameter.default for parameter in parameters}
     for values in plan:
         declared = sorted({known(path) for path in list_inputs(values, parameters, folder)})
-        told = to_plain({name: value for name, value in values.items() if value != defaults[name]})
-        jobs.setdefault(_digest([common, declared, told]), to_plain(values))
+        changed = to_plain({name: value for name, value in values.items() if value != defaults[name]})
+        jobs.setdefault(_digest([common, declared, changed]), to_plain(values))
     return jobs

@@ -23,39 +23,39 @@ import pandas as pd
 from .. import spanish
 from ..errors import UsageError, WorkError, explain_os_errors
 from .charts import Point, Span, draw_points, draw_spans, format_number
-from .ledger import FILE, Entry, read_ledger
+from .ledger import FILE, JobRecord, read_ledger
 from ..parameters.returned import read_returned, split_metrics
 from ..spanish import format_seconds
 
 # %% ../../nbs/6_trabajos/41_report.ipynb #c008
-def _read_entry(path: Path, position: int, folder: Path) -> Entry | None:
+def _read_record(path: Path, position: int, folder: Path) -> JobRecord | None:
     """Lo que un cuaderno ejecutado cuenta de sí mismo; `None` si papermill no lo ejecutó."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         told = notebook["metadata"]["papermill"]
-        seal = notebook["metadata"].get("tierra", {})  # lo que añaden nuestras órdenes
+        stamp = notebook["metadata"].get("tierra", {})  # lo que añaden nuestras órdenes
         returned = read_returned(notebook)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, WorkError):
         return None
     status = "failed" if told.get("exception") else "done" if told.get("end_time") else "running"
     errors = [output["evalue"] for cell in notebook["cells"] for output in cell.get("outputs", []) if output["output_type"] == "error"]
-    return Entry(
-        key=seal.get("key", ""), position=position, parameters=told.get("parameters") or {}, status=status, attempts=1,
+    return JobRecord(
+        key=stamp.get("key", ""), position=position, parameters=told.get("parameters") or {}, status=status, attempts=1,
         started=pd.Timestamp(told["start_time"]).timestamp() if told.get("start_time") else None,
-        seconds=told.get("duration"), peak_memory_mb=seal.get("peak_memory_mb"), notebook=path.relative_to(folder).as_posix(),
-        run_id=seal.get("run_id", ""), returned=returned, error=errors[-1] if errors else "",
-        random_seed=seal.get("random_seed"),
+        seconds=told.get("duration"), peak_memory_mb=stamp.get("peak_memory_mb"), notebook=path.relative_to(folder).as_posix(),
+        run_id=stamp.get("run_id", ""), returned=returned, error=errors[-1] if errors else "",
+        random_seed=stamp.get("random_seed"),
     )
 
 # %% ../../nbs/6_trabajos/41_report.ipynb #c009
-def _list_entries(folder: Path) -> list[Entry]:
+def _list_records(folder: Path) -> list[JobRecord]:
     """Los trabajos de una carpeta: los de su libro o, si no lo tiene, los de sus cuadernos; `UsageError` si no hay ninguno."""
     if (folder / FILE).is_file():
         return read_ledger(folder)
     if not folder.is_dir():
         raise UsageError(f"No existe la carpeta «{folder}»: hace falta la de un lote («--out CARPETA»), o una con cuadernos ejecutados.")
     paths = sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-    found = [entry for place, path in enumerate(paths, 1) if (entry := _read_entry(path, place, folder))]
+    found = [record for place, path in enumerate(paths, 1) if (record := _read_record(path, place, folder))]
     if not found:
         raise UsageError(f"En «{folder}» no hay ningún lote ({FILE}), ni cuadernos que haya ejecutado papermill.")
     return found
@@ -65,11 +65,11 @@ _FIXED = ("position", "status", "seconds", "peak_memory_mb")
 _LAST = ("attempts", "started", "random_seed", "run_id", "notebook", "error")
 
 
-def _build_row(entry: Entry) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _build_row(record: JobRecord) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Lo de un trabajo en tres partes, sin nombres que se pisen: el libro, sus parámetros y lo que devolvió."""
-    book = {name: value for name, value in asdict(entry).items() if name in _FIXED + _LAST}
-    asked = {f"parameter.{name}" if name in book else name: value for name, value in entry.parameters.items()}
-    metrics, rest = split_metrics(entry.returned)
+    book = {name: value for name, value in asdict(record).items() if name in _FIXED + _LAST}
+    asked = {f"parameter.{name}" if name in book else name: value for name, value in record.parameters.items()}
+    metrics, rest = split_metrics(record.returned)
     taken = book.keys() | asked.keys()
     returned = {f"returned.{name}" if name in taken else name: value for name, value in (metrics | rest).items()}
     return book, asked, returned
@@ -82,7 +82,7 @@ def load_batch(
 
     Lanza `UsageError` si en la carpeta no hay trabajos.
     """
-    rows = [_build_row(entry) for entry in _list_entries(Path(folder))]
+    rows = [_build_row(record) for record in _list_records(Path(folder))]
     asked, returned = ([*dict.fromkeys(name for row in rows for name in row[part])] for part in (1, 2))
     table = pd.DataFrame([{**book, **wanted, **got} for book, wanted, got in rows], columns=[*_FIXED, *asked, *returned, *_LAST])
     table["started"] = pd.to_datetime(table["started"], unit="s", utc=True)

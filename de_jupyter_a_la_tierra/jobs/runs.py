@@ -65,9 +65,9 @@ class Runs:
         started: float | None = None,  # cuándo empezó, si no es ahora; en segundos desde 1970
     ) -> str:  # su identificador; vacío si no se ha podido
         """Abre la ejecución de un trabajo."""
-        told = {"tierra.job": name, **{f"tierra.job.{key}": str(value)[:500] for key, value in values.items()}, **(tags or {})}
+        labels = {"tierra.job": name, **{f"tierra.job.{key}": str(value)[:500] for key, value in values.items()}, **(tags or {})}
         start = None if started is None else int(started * 1000)
-        create = lambda: self._client.create_run(self._experiment, start_time=start, tags=told, run_name=name).info.run_id
+        create = lambda: self._client.create_run(self._experiment, start_time=start, tags=labels, run_name=name).info.run_id
         return self._try(create, "", "el trabajo sigue sin apuntarse en él")
 
     def close(

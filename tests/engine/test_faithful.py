@@ -15,7 +15,7 @@ from de_jupyter_a_la_tierra.cli.jobs import jobs
 from de_jupyter_a_la_tierra.engine.imports import LAZY
 from de_jupyter_a_la_tierra.engine.preloading import BASE, KERNEL
 from de_jupyter_a_la_tierra.jobs.batch import Policy, run_batch
-from de_jupyter_a_la_tierra.jobs.ledger import Entry, read_ledger
+from de_jupyter_a_la_tierra.jobs.ledger import JobRecord, read_ledger
 from de_jupyter_a_la_tierra.jobs.plan import identify_jobs
 from de_jupyter_a_la_tierra.jobs.report import load_batch
 from de_jupyter_a_la_tierra.jobs.runner import run_job
@@ -40,13 +40,13 @@ def write_notebook(path: Path, *cells: str) -> Path:
 
 
 @pytest.fixture
-def batch(tmp_path, monkeypatch) -> Callable[..., list[Entry]]:
+def batch(tmp_path, monkeypatch) -> Callable[..., list[JobRecord]]:
     """Hace un lote de un cuaderno con esas celdas, en una carpeta sin MLflow, y devuelve su libro."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
     project = Project(tmp_path, "faithful", tmp_path / "conf", installed=False)
 
-    def run(*cells: str, count: int = 2, executor=2, name: str = "cuaderno", **policy) -> list[Entry]:
+    def run(*cells: str, count: int = 2, executor=2, name: str = "cuaderno", **policy) -> list[JobRecord]:
         notebook = write_notebook(tmp_path / f"{name}.ipynb", *cells)
         asked = identify_jobs(notebook, [{"n": n} for n in range(count)], tmp_path, seed=policy.get("seed"))
         summary = run_batch(project, notebook, asked, tmp_path / f"lote-{name}", executor, Policy(**policy))
@@ -57,7 +57,7 @@ def batch(tmp_path, monkeypatch) -> Callable[..., list[Entry]]:
     return run
 
 
-def read_texts(folder: Path, entry: Entry) -> list[str]:
+def read_texts(folder: Path, entry: JobRecord) -> list[str]:
     """Lo que escribió cada celda de código de un trabajo."""
     cells = nbformat.read(folder / entry.notebook, 4).cells
     return ["".join(output.text for output in cell.outputs if output.output_type == "stream") for cell in cells]

@@ -40,9 +40,9 @@ from de_jupyter_a_la_tierra.jobs.batch import (
     write_copy,
 )
 from de_jupyter_a_la_tierra.jobs.cluster import ClusterLost
-from de_jupyter_a_la_tierra.jobs.ledger import Entry, Ledger, lock_batch, read_ledger
+from de_jupyter_a_la_tierra.jobs.ledger import JobRecord, Ledger, lock_batch, read_ledger
 from de_jupyter_a_la_tierra.jobs.plan import identify_jobs, plan_batch
-from de_jupyter_a_la_tierra.jobs.runner import attempt, build_payload, run_job
+from de_jupyter_a_la_tierra.jobs.runner import build_call, run_job, run_once
 from de_jupyter_a_la_tierra.jobs.runs import Runs
 from de_jupyter_a_la_tierra.jobs.supervision import Supervised, ending, supervise
 from de_jupyter_a_la_tierra.projects.project import Project, find_project
@@ -119,7 +119,7 @@ def batch(project, monkeypatch) -> Callable[..., tuple]:
     return run
 
 
-def read_copy(project: Project, entry: Entry) -> nbformat.NotebookNode:
+def read_copy(project: Project, entry: JobRecord) -> nbformat.NotebookNode:
     """El cuaderno ejecutado de un trabajo, comprobado."""
     notebook = nbformat.read(project.root / "lote" / entry.notebook, as_version=4)
     nbformat.validate(notebook)
@@ -200,7 +200,7 @@ def test_no_more_jobs_are_started_than_can_be_done(project):
     """En marcha están los que se hacen y uno que espera; lo demás sigue pendiente, y así lo dice el libro."""
     running, most = set(), []
 
-    def watch(entry: Entry) -> None:
+    def watch(entry: JobRecord) -> None:
         (running.add if entry.status == "running" else running.discard)(entry.key)
         most.append(len(running))
 
@@ -212,7 +212,7 @@ def test_a_finished_job_is_noted_last(project, monkeypatch):
     """Primero la copia, después MLflow y al final el libro; y de los intentos que fallaron no queda ejecución."""
     runs, seen, folder = MemoryRuns(), [], project.root / "lote"
 
-    def watch(runs: Runs, folder: Path, entry: Entry) -> None:
+    def watch(runs: Runs, folder: Path, entry: JobRecord) -> None:
         seen.append((entry.status, len(runs.known), [(kept.status, (folder / kept.notebook).exists()) for kept in read_ledger(folder)]))
         close_run(runs, folder, entry)
 
@@ -233,7 +233,7 @@ def test_the_ledger_agrees_with_nobody_while_it_works(project, monkeypatch):
 
     def ask(folder: Path) -> str:
         with closing(Ledger(folder)) as ledger:
-            return ledger.agreed
+            return ledger.synced_with
 
     monkeypatch.chdir(project.root)
     monkeypatch.setattr("de_jupyter_a_la_tierra.jobs.batch.open_runs", lambda project: runs)
@@ -299,7 +299,7 @@ def test_a_stubborn_cell_is_killed_and_its_copy_kept(project, monkeypatch):
     monkeypatch.chdir(project.root)
     monkeypatch.setattr("de_jupyter_a_la_tierra.jobs.supervision.GRACE", 2)
     notebook = write_notebook(project.root / "number.ipynb", source=STUBBORN)
-    result = attempt(build_payload(project, notebook, {}, project.root / "out.ipynb", timeout=1.5))
+    result = run_once(build_call(project, notebook, {}, project.root / "out.ipynb", timeout=1.5))
     assert result["status"] == "timeout" and 3 < result["seconds"] < 6
     shown = "".join("".join(output.get("text", [])) for cell in json.loads(result["notebook"])["cells"] for output in cell.get("outputs", []))
     assert shown == "a medias\nno quiero\n"
@@ -309,20 +309,20 @@ def test_a_stubborn_cell_is_killed_and_its_copy_kept(project, monkeypatch):
 def test_an_interruption_out_of_a_cell_is_not_heard(project):
     """Un Ctrl-C que alcanza a quien guarda la copia no la pierde: interrumpir es cosa de la celda."""
     source = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(0.2)\nprint('sigue')"
-    payload = build_payload(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
-    result = attempt({**payload, "notebook": payload["notebook"].replace("hand_back(square=n ** 2)", "1 + 1")})
+    payload = build_call(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
+    result = run_once({**payload, "notebook": payload["notebook"].replace("hand_back(square=n ** 2)", "1 + 1")})
     assert (result["status"], result["error"]) == ("done", "") and "sigue" in result["notebook"]
 
 
 def test_a_job_finds_the_environment_of_its_order(project, monkeypatch):
     """Una variable que ya no está no sobrevive en los procesos calientes que arrancaron con ella."""
     source = "import os, colorsys\nfrom de_jupyter_a_la_tierra.parameters.returned import hand_back\nhand_back(left=os.getenv('LEFT', ''))"
-    payload = build_payload(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
+    payload = build_call(project, write_notebook(project.root / "number.ipynb", source=source), {}, project.root / "out.ipynb")
     monkeypatch.setenv("LEFT", "sí")
-    assert attempt(payload)["returned"]["left"] == "sí"
-    assert attempt({**payload, "env": {"LEFT": "la suya"}})["returned"]["left"] == "la suya"
+    assert run_once(payload)["returned"]["left"] == "sí"
+    assert run_once({**payload, "env": {"LEFT": "la suya"}})["returned"]["left"] == "la suya"
     monkeypatch.delenv("LEFT")
-    assert attempt(payload)["returned"]["left"] == ""
+    assert run_once(payload)["returned"]["left"] == ""
 
 
 @pytest.mark.parametrize(("left", "watched", "status"), [
@@ -341,8 +341,8 @@ def test_what_the_process_left_is_judged(project, monkeypatch, left, watched, st
 
     monkeypatch.setattr("de_jupyter_a_la_tierra.jobs.runner.ending", nullcontext)
     monkeypatch.setattr("de_jupyter_a_la_tierra.jobs.runner.supervise", watch)
-    payload = build_payload(project, project.root / "number.ipynb", {}, target, target=str(target), memory=1.0)
-    result = attempt(payload)
+    payload = build_call(project, project.root / "number.ipynb", {}, target, target=str(target), memory=1.0)
+    result = run_once(payload)
     assert result["status"] == status and bool(result["error"]) == (status != "done")
     assert len(json.loads(result["notebook"])["cells"]) == 4
 
@@ -357,7 +357,7 @@ def test_a_loose_job_is_closed_and_its_copy_is_whole(project, monkeypatch):
         output.write_text("la de papermill")
         return {"status": "done", "notebook": "\udc80", "returned": {}}
 
-    monkeypatch.setattr("de_jupyter_a_la_tierra.jobs.runner.attempt", leave)
+    monkeypatch.setattr("de_jupyter_a_la_tierra.jobs.runner.run_once", leave)
     with pytest.raises(UnicodeEncodeError):
         run_job(project, str(project.root / "number.ipynb"), output=output)
     assert output.read_text() == "la de papermill" and runs.known["loose"]["status"] == "FAILED"
@@ -482,7 +482,7 @@ class MemoryRuns(Runs):
         return {}
 
 
-def seal(folder: Path, entry: Entry, key: str, run_id: str, status: str = "done") -> str:
+def seal(folder: Path, entry: JobRecord, key: str, run_id: str, status: str = "done") -> str:
     """Deja la copia de un trabajo, como la de quien murió antes de apuntarla."""
     told = {"key": key, "status": status, "started": 100.0, "seconds": 5.0, "peak_memory_mb": 80.0, "run_id": run_id}
     write_copy(folder / name_copy(entry, "number"), json.dumps({"cells": [], "metadata": {"tierra": told}}))
@@ -496,7 +496,7 @@ def test_what_was_cut_is_settled(tmp_path):
     runs = MemoryRuns(r1=keys["finished"], r2=keys["failed"], r3=keys["stranger"], r4=keys["twice"], r4b=keys["twice"], r6=keys["closed"])
     with closing(Ledger(tmp_path)) as ledger:
         ledger.register({key: {"n": 1} for key in keys.values()})
-        entries = dict(zip(kinds, ledger.list_entries(), strict=True))
+        entries = dict(zip(kinds, ledger.list_records(), strict=True))
         for kind in ("finished", "failed", "stranger"):
             entries[kind] = ledger.update(entries[kind], status="running")
         seal(tmp_path, entries["finished"], keys["finished"], "r1")
@@ -507,8 +507,8 @@ def test_what_was_cut_is_settled(tmp_path):
             ledger.update(entries[kind], status=status, notebook=copy, run_id=run, started=100.0, seconds=5.0)
         (tmp_path / "notebooks/.007.ipynb.x.tmp").touch()
         recover(ledger, runs, tmp_path, "number")
-        assert [entry.status for entry in ledger.list_entries()] == ["done", "pending", "pending", "done", "done", "failed"]
-        assert [entry.run_id for entry in ledger.list_entries()][:5] == ["r1", "", "", "r4", "new0"]
+        assert [entry.status for entry in ledger.list_records()] == ["done", "pending", "pending", "done", "done", "failed"]
+        assert [entry.run_id for entry in ledger.list_records()][:5] == ["r1", "", "", "r4", "new0"]
     told = {run: (known["key"], known["status"], known["ended"]) for run, known in runs.known.items()}
     assert told == {
         "r1": (keys["finished"], "FINISHED", 105.0), "r4": (keys["twice"], "FINISHED", 105.0), "r6": (keys["closed"], "FAILED", 105.0),
@@ -686,7 +686,7 @@ def test_ctrl_c(folder, tierra):
     assert "RUNNING" not in [status for _, status in find_runs(folder)]
 
 
-def read_entries(folder: Path) -> list[Entry]:
+def read_entries(folder: Path) -> list[JobRecord]:
     """El libro de un lote que quizá aún no existe."""
     with suppress(TierraError):
         return read_ledger(folder)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from de_jupyter_a_la_tierra.jobs.ledger import Entry, read_ledger
+from de_jupyter_a_la_tierra.jobs.ledger import JobRecord, read_ledger
 
 JOBS = 40
 SEED = int(os.environ.get("TIERRA_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
@@ -43,7 +43,7 @@ def command(tierra) -> list:
     return [tierra.path, "jobs", "run", "square.ipynb", "--grid", f"seed={seeds}", "--out", "lote", "--workers", "2", "--retries", "3"]
 
 
-def list_done(folder: Path) -> dict[str, Entry]:
+def list_done(folder: Path) -> dict[str, JobRecord]:
     """Los trabajos que el libro da por hechos, si ya hay libro."""
     with suppress(Exception):
         return {entry.key: entry for entry in read_ledger(folder / "lote") if entry.status == "done"}

@@ -22,9 +22,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from de_jupyter_a_la_tierra.errors import UsageError, WorkError
 from de_jupyter_a_la_tierra.jobs.batch import run_batch
 from de_jupyter_a_la_tierra.jobs.cluster import ClusterLost, open_executor
-from de_jupyter_a_la_tierra.jobs.ledger import Entry, read_ledger
+from de_jupyter_a_la_tierra.jobs.ledger import JobRecord, read_ledger
 from de_jupyter_a_la_tierra.jobs.plan import identify_jobs
-from de_jupyter_a_la_tierra.jobs.runner import attempt, build_payload
+from de_jupyter_a_la_tierra.jobs.runner import build_call, run_once
 from de_jupyter_a_la_tierra.projects.project import Project, find_project
 
 DASK = Path(sys.executable).with_name("dask")
@@ -114,7 +114,7 @@ def job(tmp_path) -> Path:
 def ask(job: Path, **values) -> dict:
     """El encargo de una vez del cuaderno."""
     values = {"notes": str(job.parent / "notes"), **values}
-    return build_payload(find_project(job.parent), job, values, job.parent / "out.ipynb")
+    return build_call(find_project(job.parent), job, values, job.parent / "out.ipynb")
 
 
 # --- El lote -----------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def start_batch(tierra, job: Path, address: str) -> subprocess.Popen:
     return subprocess.Popen([*command, *grid], cwd=job.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def list_done(job: Path) -> list[Entry]:
+def list_done(job: Path) -> list[JobRecord]:
     """Los trabajos que el libro da por hechos, si ya hay libro."""
     with suppress(Exception):
         return [entry for entry in read_ledger(job.parent / "lote") if entry.status == "done"]
@@ -207,7 +207,7 @@ def test_what_cannot_travel_fails_alone(cluster, tmp_path, monkeypatch):
     cluster.add_worker()
     monkeypatch.syspath_prepend(tmp_path / "only")
     add = importlib.import_module("only_here").add
-    with open_executor(cluster.address, patience=5) as executor:
+    with open_executor(cluster.address, worker_timeout=5) as executor:
         with pytest.raises(WorkError, match="A un worker le falta «only_here»"):
             executor.submit(add, 1).result(30)
         with pytest.raises(TypeError):
@@ -252,7 +252,7 @@ def test_cancelling_ends_what_the_job_started(cluster, job):
     """Lo cancelado deja de ejecutarse en el worker: no queda ni un proceso suyo."""
     cluster.add_worker()
     with open_executor(cluster.address) as executor:
-        future = executor.submit(attempt, ask(job, pause=600))
+        future = executor.submit(run_once, ask(job, pause=600))
         wait_until(lambda: list((job.parent / "notes").iterdir()))
         [note] = (job.parent / "notes").iterdir()
         pid = int(note.name.partition("-")[2])
@@ -264,7 +264,7 @@ def test_cancelling_ends_what_the_job_started(cluster, job):
 def test_waiting_has_an_end(cluster, lost, says):
     """Si se pierden todos los workers, o el planificador, lo pendiente no se espera para siempre."""
     worker = cluster.add_worker()
-    with open_executor(cluster.address, patience=2) as executor:
+    with open_executor(cluster.address, worker_timeout=2) as executor:
         pending = [executor.submit(time.sleep, 600) for _ in range(3)]
         cluster.kill(worker if lost == "worker" else cluster.scheduler)
         for future in pending:
@@ -277,7 +277,7 @@ def test_waiting_has_an_end(cluster, lost, says):
 
 def test_nobody_there(cluster):
     """Un planificador sin workers, y una dirección donde no hay nadie."""
-    with pytest.raises(WorkError, match="no tiene ningún worker: arranca alguno con «dask worker"), open_executor(cluster.address, patience=1):
+    with pytest.raises(WorkError, match="no tiene ningún worker: arranca alguno con «dask worker"), open_executor(cluster.address, worker_timeout=1):
         pass
     cluster.kill(cluster.scheduler)
     with pytest.raises(WorkError, match="no contesta ningún planificador"), open_executor(cluster.address, timeout=1):

@@ -55,7 +55,7 @@ def write_batch(folder: Path, jobs: list[dict]) -> Path:
     """Un lote ya hecho: de cada trabajo, sus parámetros y lo que se quiera cambiar de su apunte."""
     ledger = Ledger(folder)
     ledger.register({f"key{place}": job["parameters"] for place, job in enumerate(jobs)})
-    for entry, job in zip(ledger.list_entries(), jobs, strict=True):
+    for entry, job in zip(ledger.list_records(), jobs, strict=True):
         notebook = f"notebooks/{entry.position:03d}-trabajo.ipynb"
         changes = {"status": "done", "attempts": 1, "started": 1e9 + entry.position, "seconds": 1.5, "notebook": notebook}
         ledger.update(entry, **changes | {name: value for name, value in job.items() if name != "parameters"})
