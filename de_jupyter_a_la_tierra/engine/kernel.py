@@ -196,7 +196,7 @@ class CellApp(IPKernelApp):
         """Lo que se escribe va a su descriptor; lo que se enseña, por la sesión."""
         sys.stdout, sys.stderr = DirectStream("stdout", 1, self.session), DirectStream("stderr", 2, self.session)
         self.displayhook = sys.displayhook = ZMQDisplayHook(self.session, None)
-        self.patch_io()
+        self.patch_io()  # type: ignore[no-untyped-call]
 
     def init_kernel(self) -> None:
         """El objeto que ejecuta las celdas."""
