@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 # %% ../../nbs/6_trabajos/21_guarding.ipynb #c006
 _DEATH_SIGNAL, _SUBREAPER = 1, 36  # opciones de prctl(2)
 
-# %% ../../nbs/6_trabajos/21_guarding.ipynb #c007
+
 def _prctl(option: int, value: int) -> None:
     """Pide algo al núcleo de Linux; en otros sistemas no hace nada."""
     import ctypes
@@ -24,7 +24,7 @@ def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
-# %% ../../nbs/6_trabajos/21_guarding.ipynb #c008
+
 def depend(
     parent: int,  # el identificador de quien lo bifurcó
 ) -> None:
@@ -63,7 +63,7 @@ def _end_all(child: int, status: int | None) -> int:
             if done == child:
                 status = found
 
-# %% ../../nbs/6_trabajos/21_guarding.ipynb #c011
+
 def _leave(code: int) -> None:
     """Acaba como acabó el que trabajaba: con su código, o por su misma señal."""
     if code < 0:

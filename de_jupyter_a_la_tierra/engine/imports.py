@@ -28,7 +28,7 @@ from ..parameters.cell import read_notebook
 _MAGIC = re.compile(r"^([^\S\n]*)(?:(?:[\w, ]+=\s*)?[%!?].*|[%\w.*]+\?\??[^\S\n]*)$", re.MULTILINE)
 _PYTHON = ("%%capture", "%%prun", "%%time", "%%timeit")  # magias de celda que dentro llevan Python
 
-# %% ../../nbs/6_trabajos/20_imports.ipynb #c007
+
 def list_sources(
     notebook: Any,  # el cuaderno: un `NotebookNode` o el diccionario de su JSON
 ) -> list[str]:  # el de cada celda de código
@@ -57,7 +57,7 @@ def _list_modules(tree: ast.AST) -> list[str]:
             found.append(node.module)
     return found
 
-# %% ../../nbs/6_trabajos/20_imports.ipynb #c009
+
 def list_imports(
     sources: Iterable[str],  # el código de unas celdas
 ) -> list[str]:  # nombres de módulos, sin repetir y en su orden
@@ -85,7 +85,7 @@ def _list_extra() -> list[str]:
     """Las carpetas de PYTHONPATH."""
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
-# %% ../../nbs/6_trabajos/20_imports.ipynb #c013
+
 def _locate(package: str, folder: Path) -> str:
     """Dónde está un paquete para un cuaderno que se ejecuta en una carpeta; «installed», «local» o vacío si en ningún sitio."""
     if package == "__main__":

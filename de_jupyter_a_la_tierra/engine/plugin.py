@@ -28,7 +28,7 @@ from ..spanish import format_number
 CONNECTED = {"ipykernel.connect", "jupyter_ui_poll"}  # hablan con su núcleo por fuera, y aquí no hay puertos por los que hacerlo
 _PYTHON = {"python", "python3", "ipython"}
 
-# %% ../../nbs/6_trabajos/27_plugin.ipynb #en01
+
 def find_language(
     notebook: Any,  # el cuaderno
 ) -> str:  # en minúsculas; vacío si no lo dice
@@ -36,7 +36,7 @@ def find_language(
     kernel, info = notebook["metadata"].get("kernelspec", {}), notebook["metadata"].get("language_info", {})
     return str(kernel.get("language") or info.get("name") or "").lower()
 
-# %% ../../nbs/6_trabajos/27_plugin.ipynb #c008
+
 def explain_need(
     notebook: Any,  # el cuaderno
     requested: str = "",  # el núcleo que se pide por fuera; vacío, ninguno
@@ -79,7 +79,7 @@ def _describe_end(code: int | None) -> str:
         return f"acabó con el código {code}"
     return f"lo mató la señal {-code} ({signal.Signals(-code).name})"
 
-# %% ../../nbs/6_trabajos/27_plugin.ipynb #en03
+
 def _explain(error: BaseException, code: int | None, limit: float | None) -> str:
     """Por qué no se pudo acabar un cuaderno, si no es porque fallara una celda."""
     from jupyter_client.kernelspec import NoSuchKernel
@@ -170,7 +170,7 @@ def _make_engine(modules: list[str], shadows: list[str]) -> Any:
 
     return Managed
 
-# %% ../../nbs/6_trabajos/27_plugin.ipynb #en08
+
 def _make_usual() -> Any:
     """El motor de siempre de papermill, con un núcleo que nace caliente si es el de este Python."""
     from jupyter_client.kernelspec import NoSuchKernel

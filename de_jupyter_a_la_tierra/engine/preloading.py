@@ -41,7 +41,7 @@ def _list_packages() -> set[str]:
     """Los paquetes que hay importados."""
     return {name.partition(".")[0] for name in sys.modules}
 
-# %% ../../nbs/6_trabajos/23_preloading.ipynb #9cd55369
+
 def import_base() -> None:
     """Importa lo imprescindible; recuerda qué parte tendría también un núcleo, y deja `pdb` como lo deja él."""
     for name in KERNEL:
@@ -113,7 +113,7 @@ def _watching() -> Iterator[_Watch]:
             if initialized:
                 shell.initialized = initialized
 
-# %% ../../nbs/6_trabajos/23_preloading.ipynb #c53dea5c
+
 def _try_import(name: str, shadows: set[str]) -> bool | None:
     """Importa un módulo y dice si es de fiar; `None` si no existe."""
     before = _list_packages()

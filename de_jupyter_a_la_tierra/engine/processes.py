@@ -31,7 +31,7 @@ INLINE = "module://matplotlib_inline.backend_inline"  # matplotlib mira al impor
 SYS_PATH, ENVIRON = list(sys.path), dict(os.environ)
 ADDED: dict[str, str] = {}  # las variables de entorno que pusieron, al importarse, los módulos de un proceso caliente
 
-# %% ../../nbs/6_trabajos/24_processes.ipynb #c008
+
 _Preloaded = tuple[tuple[str, ...], tuple[str, ...]]  # lo que se importa y lo que el cuaderno tiene con el mismo nombre
 _SERVERS: dict[tuple[_Preloaded, str], "_Server"] = {}  # y con qué PYTHONPATH
 _READY: set["_Server"] = set()  # los que ya han dado algún proceso
@@ -40,7 +40,7 @@ _LOCK = threading.RLock()
 _warm = False
 os.register_at_fork(after_in_child=_SERVERS.clear)
 
-# %% ../../nbs/6_trabajos/24_processes.ipynb #c009
+
 def is_warm() -> bool:
     """Si este proceso ha salido de uno caliente y puede bifurcarse sin más: no tiene otros hilos ni hace nada todavía."""
     return _warm and threading.active_count() == 1
@@ -235,7 +235,7 @@ class WarmContext(context.ForkServerContext):
         with _LOCK:
             return WarmProcess(_find_server((self.modules, self.shadows)), **kwargs)
 
-# %% ../../nbs/6_trabajos/24_processes.ipynb #c019
+
 def warm_context(
     modules: Iterable[str],  # lo que conviene tener importado; se suele sacar de `find_imports`
     shadows: Iterable[str] = (),  # lo que dio `find_shadows`

@@ -64,7 +64,7 @@ class Parameter:
         takes_none = self.default is not None or kind.name == "Any" or nothing in kind.args
         return kind if takes_none else ValueType("Union", self.kind, (kind, nothing))
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c008
+
 class Parameters(list[Parameter]):
     """Los parámetros de un cuaderno, en el orden de su celda, los ficheros que dice leer y en qué carpeta quiere ejecutarse."""
 
@@ -84,7 +84,7 @@ def _read_default(node: ast.expr | None) -> Any:
     except (ValueError, TypeError):
         return ast.unparse(node)
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c010
+
 def _read_text(written: str) -> Any:
     """Lo mismo, de una expresión que solo se tiene como texto."""
     try:
@@ -100,7 +100,7 @@ def _list_enums(tree: ast.Module) -> dict[str, tuple[Any, ...]]:
         for item in tree.body if isinstance(item, ast.ClassDef) and any("Enum" in ast.unparse(base) for base in item.bases)
     }
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c012
+
 def _read_choices(kind: str, meaning: str, enums: dict[str, tuple[Any, ...]]) -> tuple[Any, ...]:
     """Los únicos valores que admite: los de su Literal, los de su enumeración o los de «uno de: a, b»."""
     if found := parse_type(kind).choices or enums.get(kind):
@@ -112,7 +112,7 @@ def _read_choices(kind: str, meaning: str, enums: dict[str, tuple[Any, ...]]) ->
     except ValueError:  # palabras que no son valores: es prosa
         return ()
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c013
+
 def _build_parameter(name: str, kind: str, default: Any, meaning: str, written: str, enums: dict[str, tuple[Any, ...]]) -> Parameter:
     """Un parámetro, con los límites y los valores que digan su tipo y su comentario."""
     limits = read_limits(meaning) if re.search(r"\b(int|float)\b", kind) else None
@@ -139,7 +139,7 @@ def _parse_cell(source: str) -> Iterator[Parameter]:
         written = "" if line.value is None or default is ... else ast.unparse(line.value)
         yield _build_parameter(name, kind, default, meaning, written, _list_enums(tree))
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c015
+
 def _guess_kind(default: Any) -> str:
     """El tipo de un parámetro sin anotación; nada se sabe de `None`, ni de lo que habría que ejecutar."""
     return "Any" if default is None or default is ... else type(default).__name__.removeprefix("Posix").removeprefix("Windows")
@@ -156,7 +156,7 @@ def _ask_papermill(notebook: Any) -> dict[str, dict[str, str]]:
         return {}
     return found
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c017
+
 def inspect_parameters(
     notebook: Any,  # el cuaderno, ya leído por nbformat
 ) -> Parameters:
@@ -214,7 +214,7 @@ def _suggest(word: object, words: Iterable[object]) -> str:
     close = difflib.get_close_matches(str(word), [str(other) for other in words], n=1)
     return f" ¿Querías decir «{close[0]}»?" if close else ""
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c010a
+
 def _check_names(values: Mapping[str, Any], parameters: list[Parameter]) -> None:
     """`UsageError` si se da un parámetro que no existe o falta uno obligatorio."""
     known = sorted(parameter.name for parameter in parameters)
@@ -253,7 +253,7 @@ def _read_one(value: Any, parameter: Parameter) -> Any:
     _check_value(read, parameter)
     return read
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c013a
+
 def _read_hidden(value: Any, parameter: Parameter) -> Any:
     """Lo mismo, de un secreto: si no puede ser, se dice sin enseñarlo."""
     try:
@@ -342,7 +342,7 @@ def _show_kind(parameter: Parameter) -> str:
     choices = parse_type(parameter.kind).choices
     return " | ".join(map(str, choices)) if choices else parameter.kind
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c024
+
 def describe_parameters(
     parameters: list[Parameter],  # los de un cuaderno
 ) -> str:  # una línea por parámetro
@@ -380,7 +380,7 @@ def _build_property(parameter: Parameter) -> dict[str, Any]:
         schema["default"] = to_plain(parameter.default)
     return schema
 
-# %% ../../nbs/6_trabajos/11_cell.ipynb #c029
+
 def build_json_schema(
     parameters: list[Parameter],  # los de un cuaderno
     title: str,  # el nombre del trabajo

@@ -30,7 +30,7 @@ def _to_rows(data: Any) -> Any:
         return data.to_dict()
     return (data if type(data.index).__name__ == "RangeIndex" else data.reset_index()).to_dict("records")
 
-# %% ../../nbs/6_trabajos/12_returned.ipynb #c009
+
 def _encode(name: str, value: Any) -> Any:
     """Un valor como lo lleva un JSON; `WorkError` si no es de los que se pueden devolver."""
     if hasattr(value, "to_dict"):  # pandas
@@ -58,7 +58,7 @@ def _count(value: Any) -> int:
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     return 1 if inside is None else sum(map(_count, inside))
 
-# %% ../../nbs/6_trabajos/12_returned.ipynb #c011
+
 def encode_values(
     values: Mapping[str, Any],  # lo que se devuelve, por su nombre
 ) -> dict[str, Any]:  # lo mismo, como lo lleva un JSON
@@ -83,7 +83,7 @@ def _show(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}…"
 
-# %% ../../nbs/6_trabajos/12_returned.ipynb #c016
+
 def hand_back(
     **values: Any,  # lo que se devuelve, cada cosa con su nombre
 ) -> None:
@@ -107,7 +107,7 @@ def _decode(value: Any) -> Any:
         return [_decode(item) for item in value]
     return _SPECIAL.get(value, value) if isinstance(value, str) else value
 
-# %% ../../nbs/6_trabajos/12_returned.ipynb #c020
+
 def _find_outputs(notebook: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Lo que cada celda de un cuaderno devolvió, por orden."""
     for cell in notebook["cells"]:
@@ -115,7 +115,7 @@ def _find_outputs(notebook: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             if MIMETYPE in output.get("data", {}):
                 yield output["data"][MIMETYPE]
 
-# %% ../../nbs/6_trabajos/12_returned.ipynb #c021
+
 def read_returned(
     notebook: Path | Mapping[str, Any],  # el cuaderno ejecutado: su ruta, o ya leído
 ) -> dict[str, Any]:  # vacío si no devolvió nada
