@@ -38,16 +38,14 @@ def build_row_type(
     info: dict[str, Any],  # la ficha de un modelo
 ) -> type[msgspec.Struct]:  # un campo por columna, en el orden del modelo
     """El tipo de una fila de la petición, con los límites y los textos de la ficha."""
-    example, fields, names = build_example(info), [], {}
+    example, names = build_example(info), {}
+    fields: list[tuple[str, Any]] = []
     for position, feature in enumerate(info["features"]):
         column = Column.from_dict(feature)
         unit = f" ({column.unit})" if column.unit else ""
         limits = {"ge": column.minimum, "le": column.maximum, "multiple_of": 1 if column.integer else None}
-        meta = msgspec.Meta(
-            description=f"{column.meaning}{unit}",
-            examples=[example[column.name]],
-            **{name: limit for name, limit in limits.items() if limit is not None},
-        )
+        kept: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+        meta = msgspec.Meta(description=f"{column.meaning}{unit}", examples=[example[column.name]], **kept)
         names[f"f{position}"] = column.name
         fields.append((f"f{position}", Annotated[float, meta]))
     return msgspec.defstruct("Fila", fields, rename=names, forbid_unknown_fields=True)
@@ -59,9 +57,9 @@ def build_answer_type(
     """El tipo de una respuesta: las clases que puede dar el modelo o, en una regresión, un número."""
     column = Column.from_dict(info["target"])
     enumerable = all(isinstance(label, int | str) for label in info["classes"])
-    classes = Literal[tuple(info["classes"])] if info["classes"] and enumerable else float
+    classes: Any = Literal[tuple(info["classes"])] if info["classes"] and enumerable else float
     unit = f" ({column.unit})" if column.unit else ""
-    fields = [("score", Annotated[classes, msgspec.Meta(description=f"{column.meaning}{unit}, según el modelo")])]
+    fields: list[tuple[str, Any]] = [("score", Annotated[classes, msgspec.Meta(description=f"{column.meaning}{unit}, según el modelo")])]
     if info["task"] == "classification":
         meaning = "Probabilidad que el modelo da a esa respuesta, de 0 a 1"
         fields.append(("probability", Annotated[float, msgspec.Meta(description=meaning, ge=0, le=1)]))
@@ -99,7 +97,8 @@ def _describe_field(column: Column, row: dict[str, Any]) -> str:
 def _is_valid(value: Any, kind: Any) -> bool:
     """Si un valor cabe en el tipo de su columna."""
     try:
-        return abs(msgspec.convert(value, kind)) < float("inf")
+        number: float = msgspec.convert(value, kind)
+        return abs(number) < float("inf")
     except msgspec.ValidationError:
         return False
 
@@ -111,12 +110,13 @@ def explain_rows(
 ) -> PayloadError:
     """Dice qué campos de qué filas están mal, con su valor y su rango."""
     columns, kinds = [Column.from_dict(f) for f in info["features"]], row_type.__annotations__.values()
-    known, errors = ", ".join(column.name for column in columns), []
+    known = ", ".join(column.name for column in columns)
+    errors: list[dict[str, Any]] = []
     for number, row in enumerate(content if isinstance(content, list) else [content]):
-        where = {"row": number} if isinstance(content, list) else {}
+        where: dict[str, Any] = {"row": number} if isinstance(content, list) else {}
         if not isinstance(row, dict):
             return PayloadError(422, f"Se esperaba un objeto, o una lista de objetos, con: {known}.")
-        for column, kind in zip(columns, kinds):
+        for column, kind in zip(columns, kinds, strict=True):
             value = row.get(column.name)
             if column.name not in row or not _is_valid(value, kind):
                 errors.append({**where, "field": column.name, "value": value, "range": describe_range(column),
@@ -139,6 +139,11 @@ def _describe_syntax(error: Exception) -> str:
     return f"no se entiende a partir del byte {place[1]}" if place else "se acaba antes de tiempo"
 
 # %% ../../nbs/3_api/10_payload.ipynb #c028
+def _one_or_many(kind: type[msgspec.Struct]) -> Any:
+    """El tipo de lo que admite y contesta la API: una cosa o una lista de ellas."""
+    return kind | list[kind]  # type: ignore[valid-type]
+
+
 class PayloadReader:
     """Lee peticiones para un modelo: una fila o una lista de filas."""
 
@@ -147,7 +152,7 @@ class PayloadReader:
         info: dict[str, Any],  # la ficha del modelo
     ):
         self.info, self.row_type = info, build_row_type(info)
-        self._decode = msgspec.json.Decoder(self.row_type | list[self.row_type]).decode
+        self._decode = msgspec.json.Decoder(_one_or_many(self.row_type)).decode
 
     def read(
         self,
@@ -236,7 +241,7 @@ def build_openapi(
     """Describe la API de un modelo a partir de su ficha."""
     row, answer = build_row_type(info), build_answer_type(info)
     (one_or_many, answers, _), schemas = msgspec.json.schema_components(
-        [row | list[row], answer | list[answer], Problem], ref_template="#/components/schemas/{name}"
+        [_one_or_many(row), _one_or_many(answer), Problem], ref_template="#/components/schemas/{name}"
     )
     anything = {"type": "object"}
     return {

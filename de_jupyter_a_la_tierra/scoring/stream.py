@@ -25,7 +25,7 @@ from typing import Any
 # %% ../../nbs/6_trabajos/53_stream.ipynb #imp2
 from ..errors import UsageError, explain_os_errors
 from ..projects.project import Project
-from ..projects.session import Product, Session
+from ..projects.session import Product, Session, read_note
 from .outputs import Checkpoints, CsvOutput, ParquetOutput, Scored, write_header
 from .pipeline import ENDS, QUARANTINE, Recipe, Scorer, prepare_recipe, score_part, score_remotely
 from .sheets import SUFFIXES, CsvSheet, ParquetSheet, Part, list_files, open_sheet
@@ -310,9 +310,9 @@ def _list_products(session: Session, order: Order, recipe: Recipe, results: Mapp
     places |= {name: getattr(session.catalog[name], "_filepath", "") for name in results if name in session.catalog}
     products = []
     for name in [name for name in session.catalog.keys() if name in places]:
-        metadata = getattr(session.catalog[name], "metadata", None) or {}
-        if "tierra" in metadata:
-            products.append(Product(name, metadata["tierra"], places[name], metadata.get("tierra_shown", False)))
+        note = read_note(getattr(session.catalog[name], "metadata", None))
+        if note.label:
+            products.append(Product(name, note.label, places[name], note.shown))
     return products
 
 # %% ../../nbs/6_trabajos/53_stream.ipynb #c016a

@@ -8,7 +8,7 @@ import pytest
 from de_jupyter_a_la_tierra.models.artifact import load_model
 from de_jupyter_a_la_tierra.projects.failures import explain
 from de_jupyter_a_la_tierra.projects.project import find_project
-from de_jupyter_a_la_tierra.projects.session import Session
+from de_jupyter_a_la_tierra.projects.session import Session, find_dataset
 
 CATALOG, PARAMETERS = "catalog_2_kedro.yml", "parameters_2_kedro.yml"
 
@@ -96,3 +96,22 @@ def test_nodes_that_wait_for_each_other(tierra, project):
     done = tierra("run", "--from-nodes", "join_metrics", cwd=project)
     training.write_text(right[1], encoding="utf-8")
     assert done.returncode == 2 and "«metrics» no se pudo" in done.stderr and "Traceback" not in done.stderr
+
+
+ENDS = {  # lo que dice cada catálogo de por dónde se entra y por dónde se sale
+    "de ahora": lambda text: text,
+    "de la 0.2": lambda text: text.replace("tierra: {role: input}, ", "").replace("{role: output, label: Comidas puntuadas}", "Comidas puntuadas"),
+    "con rutas fijas": lambda text: text.replace("${runtime_params:input,${globals:input}}", "data/01_raw/x.csv"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_the_catalog_says_where_a_sheet_comes_in(project, tmp_path, case):
+    """La entrada y la salida de la predicción las dice el catálogo; uno de la 0.2, que no lo decía, sigue sirviendo."""
+    copy = shutil.copytree(project, tmp_path / "copia", ignore=shutil.ignore_patterns("data"))
+    catalog = copy / "conf/base" / CATALOG
+    before = catalog.read_text(encoding="utf-8")
+    catalog.write_text(ENDS[case](before), encoding="utf-8")
+    assert (catalog.read_text(encoding="utf-8") == before) == (case == "de ahora")
+    session = Session(find_project(copy))
+    assert [find_dataset(session, role) for role in ("input", "output")] == ["foods_to_score", "scored_foods"]
