@@ -9,47 +9,20 @@ __all__ = ['ORIGINS', 'build_model', 'split_published', 'train_model', 'predict_
 # %% ../../nbs/2_kedro/31_model.ipynb #c003
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 # %% ../../nbs/2_kedro/31_model.ipynb #c004
-from ..errors import UsageError, WorkError
-from ..models.evaluation import cross_validate, score_predictions
-from ..spanish import format_number, format_percent
-
-# %% ../../nbs/2_kedro/31_model.ipynb #c010
-def _recipes() -> dict[str, list[Any]]:
-    """Los pasos de cada tipo de modelo, sin entrenar."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    return {
-        "logistic": [StandardScaler(), LogisticRegression(solver="newton-cg")],
-        "random_forest": [RandomForestClassifier(n_estimators=300, random_state=42)],
-        "hist_gradient_boosting": [HistGradientBoostingClassifier(random_state=42)],
-    }
+from ..errors import UsageError
+from ..models.evaluation import cross_validate, draw_confusion, score_predictions
+from ..models.training import build_estimator, fit_estimator, list_recipes, predict_rows
+from ..spanish import format_percent
 
 # %% ../../nbs/2_kedro/31_model.ipynb #c011
 def build_model(
     model: dict[str, Any],  # `type` y, si se quiere, opciones del estimador
 ) -> Any:  # `Pipeline` de scikit-learn; sin entrenar; su último paso es el clasificador
-    """Construye el clasificador que piden los parámetros.
-
-    Lanza `UsageError`, con los nombres que valen, si el tipo o alguna opción no existen.
-    """
-    from sklearn.pipeline import make_pipeline
-
-    recipes, options = _recipes(), dict(model)
-    kind = options.pop("type", None)
-    if kind not in recipes:
-        raise UsageError(f"No conozco el modelo «{kind}». En model.type puedes poner: {', '.join(recipes)}.")
-    *steps, classifier = recipes[kind]
-    unknown = sorted(options.keys() - classifier.get_params())
-    if unknown:
-        valid = ", ".join(sorted(classifier.get_params()))
-        raise UsageError(f"El modelo «{kind}» no tiene la opción «{unknown[0]}». Tiene: {valid}.")
-    return make_pipeline(*steps, classifier.set_params(**options))
+    """Construye el clasificador que piden los parámetros; `UsageError` si el tipo o alguna opción no existen."""
+    return build_estimator(model, list_recipes("classification"))
 
 # %% ../../nbs/2_kedro/31_model.ipynb #c015
 def split_published(
@@ -77,16 +50,8 @@ def train_model(
     y: pd.Series,  # (n,) patas
     model: dict[str, Any],  # los parámetros de `build_model`
 ) -> Any:  # `Pipeline` de scikit-learn; entrenado en float32
-    """Entrena el clasificador que piden los parámetros.
-
-    Lanza `UsageError` si una opción tiene un valor imposible y `WorkError` si los datos no dan para entrenar.
-    """
-    try:
-        return build_model(model).fit(np.asarray(X, dtype=np.float32), np.asarray(y))
-    except ValueError as error:
-        bad_option = isinstance(error, TypeError)  # el error de parámetros de scikit-learn es ambas cosas
-        kind = UsageError if bad_option else WorkError
-        raise kind(f"No se pudo entrenar el modelo «{model['type']}»: {error}") from error
+    """Entrena el clasificador; `UsageError` si una opción es imposible, `WorkError` si los datos no dan para entrenar."""
+    return fit_estimator(X, y, model, list_recipes("classification"))
 
 # %% ../../nbs/2_kedro/31_model.ipynb #c019
 def predict_scores(
@@ -94,7 +59,7 @@ def predict_scores(
     X: pd.DataFrame,  # (n, k) cifras
 ) -> pd.Series:  # (n,) patas; mismo índice
     """Predice las patas de cada comida."""
-    return pd.Series(classifier.predict(np.asarray(X, dtype=np.float32)), index=X.index, name="predicted_paws")
+    return predict_rows(classifier, X).rename("predicted_paws")
 
 # %% ../../nbs/2_kedro/31_model.ipynb #c025
 def evaluate_model(
@@ -134,22 +99,7 @@ def plot_confusion_matrix(
     title: str = "Qué predice y qué era",  # la primera línea del título
 ) -> Any:  # `Figure` de matplotlib
     """Dibuja la matriz de confusión: cuántas comidas, y qué parte de su fila, en cada casilla."""
-    from matplotlib.figure import Figure
-
-    counts, classes = np.array(metrics["confusion_matrix"]), metrics["classes"]
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
-        style = {"ha": "center", "va": "center", "color": "white" if share > 0.5 else "black"}
-        axes.text(column, row, f"{format_number(counts[row, column])}\n{format_percent(share, 0)}", **style)
-    axes.set(xlabel="patas predichas", ylabel="patas verdaderas")
-    axes.set_xticks(range(len(classes)), classes)
-    axes.set_yticks(range(len(classes)), classes)
-    scores = f"acierto {format_percent(metrics['accuracy'])}, línea base {format_percent(metrics['baseline_accuracy'])}"
-    axes.set_title(f"{title}\n{scores} · {format_number(metrics['n_rows'])} filas · {ORIGINS[origin]}", fontsize=10)
-    return figure
+    return draw_confusion(metrics, title, ORIGINS[origin], "patas predichas", "patas verdaderas")
 
 # %% ../../nbs/2_kedro/31_model.ipynb #c037
 def plot_validation(
@@ -163,9 +113,9 @@ def plot_validation(
     axes = figure.subplots()
     for shift, key, label, color, ink in _BARS:
         scores = [validation[key]["accuracy"] for validation in validations.values()]
-        places, means, stds = zip(*((i + shift, score["mean"], score["std"]) for i, score in enumerate(scores)))
+        places, means, stds = zip(*((i + shift, score["mean"], score["std"]) for i, score in enumerate(scores)), strict=True)
         axes.barh(places, means, 0.38, xerr=stds, label=label, color=color)
-        for place, mean in zip(places, means):
+        for place, mean in zip(places, means, strict=True):
             axes.text(0.02, place, format_percent(mean), va="center", color=ink)
     base = next(iter(validations.values()))["together"]["baseline_accuracy"]["mean"]
     axes.axvline(base, color="black", linestyle="--", label="línea base")

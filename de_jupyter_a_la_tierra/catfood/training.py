@@ -13,7 +13,7 @@ import pandas as pd
 # %% ../../nbs/2_kedro/32_training.ipynb #c004
 from .columns import CATFOOD, FIGURES
 from .model import evaluate_model, split_published, train_model
-from ..models.evaluation import evaluation_mask, hash_rows
+from ..models.training import examine, gather_model, hold_out, select_training
 from ..tables.values import require_columns
 
 # %% ../../nbs/2_kedro/32_training.ipynb #c008
@@ -24,10 +24,7 @@ def mark_evaluation(
     evaluation_share: float,  # parte de las comidas distintas que evalúa, entre 0 y 1
 ) -> pd.DataFrame:  # (n, 14) las doce cifras, `target` y `evaluation` (bool)
     """Deja solo lo que necesita un modelo y marca las filas de evaluación; `UsageError` si falta una columna."""
-    require_columns(foods, CATFOOD.select([target]))
-    table = foods[[*FIGURES, target]]
-    require_columns(table, CATFOOD.select(twin_key))
-    return table.assign(evaluation=evaluation_mask(table[twin_key], evaluation_share))
+    return hold_out(foods, CATFOOD, FIGURES, target, twin_key, evaluation_share)
 
 # %% ../../nbs/2_kedro/32_training.ipynb #c011
 def fit_candidate(
@@ -37,9 +34,7 @@ def fit_candidate(
     model: dict[str, Any],  # `type` y sus opciones
 ) -> Any:  # el `Pipeline` de scikit-learn, ya entrenado
     """Entrena el modelo que se guardará, sin las filas de evaluación."""
-    require_columns(model_input, CATFOOD.select([*features, target]))
-    training = model_input[~model_input["evaluation"]]
-    return train_model(training[features], training[target], model)
+    return train_model(*select_training(model_input, CATFOOD, features, target), model)
 
 # %% ../../nbs/2_kedro/32_training.ipynb #c012
 def evaluate_candidate(
@@ -49,9 +44,7 @@ def evaluate_candidate(
     target: str,  # la que predice
 ) -> dict[str, Any]:  # las notas de `score_predictions`
     """Examina el candidato con las filas de evaluación, gemelas juntas."""
-    held_out = model_input[model_input["evaluation"]]
-    y_train = model_input.loc[~model_input["evaluation"], target]
-    return evaluate_model(candidate, held_out[features], held_out[target], y_train)
+    return examine(candidate, model_input, features, target)[0]
 
 # %% ../../nbs/2_kedro/32_training.ipynb #c015
 def evaluate_published(
@@ -86,15 +79,4 @@ def bundle_model(
     twin_key: list[str],  # las columnas con que se reconoce a una gemela
 ) -> dict[str, Any]:  # los argumentos de `freeze_model`, salvo la carpeta
     """Reúne todo lo que se guarda con un modelo."""
-    held_out = model_input["evaluation"]
-    return {
-        "pipeline": candidate,
-        "twins": hash_rows(model_input.loc[~held_out, twin_key]),
-        "X_train": model_input.loc[~held_out, features],
-        "X_evaluation": model_input.loc[held_out, features],
-        "features": CATFOOD.select(features),
-        "target": CATFOOD.select([target])[0],
-        "metrics": metrics,
-        "data": provenance,
-        "name": CATFOOD.name,
-    }
+    return gather_model(candidate, model_input, CATFOOD, features, target, twin_key, metrics, provenance)

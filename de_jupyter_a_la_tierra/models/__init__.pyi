@@ -3,8 +3,17 @@ from .artifact import load_model as load_model
 from .artifact import load_train_hashes as load_train_hashes
 from .evaluation import count_twins as count_twins
 from .evaluation import cross_validate as cross_validate
+from .evaluation import draw_confusion as draw_confusion
 from .evaluation import evaluation_mask as evaluation_mask
 from .evaluation import hash_rows as hash_rows
 from .evaluation import score_predictions as score_predictions
 from .evaluation import score_regression as score_regression
 from .freezing import freeze_model as freeze_model
+from .training import build_estimator as build_estimator
+from .training import examine as examine
+from .training import fit_estimator as fit_estimator
+from .training import gather_model as gather_model
+from .training import hold_out as hold_out
+from .training import list_recipes as list_recipes
+from .training import predict_rows as predict_rows
+from .training import select_training as select_training
