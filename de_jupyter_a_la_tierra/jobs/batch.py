@@ -26,9 +26,10 @@ from .cluster import ClusterLost
 from .ledger import Entry, Ledger, lock_batch
 from .runner import attempt, build_payload, find_cwd
 from .runs import Runs, open_runs
-from ..parameters.returned import read_returned, split_metrics
+from ..parameters.returned import read_returned
 from ..parameters.types import to_plain
 from ..projects.project import Project
+from ..tracking.connection import split_metrics
 
 # %% ../../nbs/6_trabajos/37_batch.ipynb #c007
 FOLDER = "notebooks"
