@@ -6,15 +6,17 @@
 __all__ = ['models', 'list_command', 'register', 'promote', 'rollback', 'sweep']
 
 # %% ../../nbs/5_mlflow/30_cli_models.ipynb #c003
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 # %% ../../nbs/5_mlflow/30_cli_models.ipynb #c004
 from .main import COMMAND, PATH
 from ..errors import WorkError, tell_order
+
+if TYPE_CHECKING:
+    from de_jupyter_a_la_tierra.tracking.promotion import Promotion
 
 # %% ../../nbs/5_mlflow/30_cli_models.ipynb #c007
 _ORIGINS = {"simulated": "simulados", "real": "reales", "own": "propios"}
@@ -28,8 +30,8 @@ def models() -> None:
 def _table(rows: list[list[Any]]) -> str:
     """Unas filas en columnas alineadas; la primera es la cabecera."""
     cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 # %% ../../nbs/5_mlflow/30_cli_models.ipynb #c011
 @models.command("list", epilog="Ejemplo: tierra models list", **COMMAND)
@@ -37,18 +39,19 @@ def list_command() -> None:
     """Enseña las versiones del modelo, con su nota; el campeón lleva una estrella."""
     from de_jupyter_a_la_tierra.projects.project import find_project
     from de_jupyter_a_la_tierra.tracking.promotion import show_score
-    from de_jupyter_a_la_tierra.tracking.registry import list_entries, name_model, open_registry
+    from de_jupyter_a_la_tierra.tracking.registry import list_versions, name_model, open_registry
 
-    project, rows = find_project(), [["modelo", "versión", "", "nota", "datos", "carpeta"]]
+    project = find_project()
+    rows: list[list[Any]] = [["modelo", "versión", "", "nota", "datos", "carpeta"]]
     name = name_model(project)
     with open_registry(project) as client:
-        entries = list_entries(client, name)
-    if not entries:
+        versions = list_versions(client, name)
+    if not versions:
         raise WorkError(f"En el registro no hay ningún modelo «{name}»: entrena uno con «{tell_order('tierra run')}».")
-    for entry in entries:
-        score = "" if entry.score is None else show_score(entry.metric, entry.score)
-        star, origin = "★" if entry.champion else "", _ORIGINS.get(entry.origin, entry.origin)
-        rows.append([name, entry.version, star, score, origin, entry.folder])
+    for version in versions:
+        score = "" if version.score is None else show_score(version.metric, version.score)
+        star, origin = "★" if version.champion else "", _ORIGINS.get(version.origin, version.origin)
+        rows.append([name, version.version, star, score, origin, version.folder])
     click.echo(_table(rows))
 
 # %% ../../nbs/5_mlflow/30_cli_models.ipynb #c012
@@ -59,11 +62,11 @@ def register(folder: Path) -> None:
     from de_jupyter_a_la_tierra.projects.project import find_project
     from de_jupyter_a_la_tierra.tracking.registry import register_model
 
-    entry = register_model(find_project(), folder)
-    click.echo(f"En el registro está el modelo {entry.name}, versión {entry.version}.")
+    version = register_model(find_project(), folder)
+    click.echo(f"En el registro está el modelo {version.name}, versión {version.version}.")
 
 # %% ../../nbs/5_mlflow/30_cli_models.ipynb #c014
-def _describe(done: Any) -> str:
+def _describe(done: "Promotion") -> str:
     """Lo que pasó al promover, para una persona."""
     from de_jupyter_a_la_tierra.tracking.promotion import show_score
 
@@ -115,10 +118,11 @@ def sweep(texts: tuple[str, ...]) -> None:
 
     grid = parse_grid(list(texts))
     trials = run_sweep(find_project(), grid)
-    rows = [[*grid, "nota", "versión"]]
+    rows: list[list[Any]] = [[*grid, "nota", "versión"]]
     for trial in trials:
-        entry = trial.entry
-        score = show_score(entry.metric, entry.score) if entry and entry.score is not None else "falló: " + trial.error
-        rows.append([*trial.values.values(), score, entry.version if entry else ""])
+        model = trial.model
+        score = show_score(model.metric, model.score) if model and model.score is not None else "falló: " + trial.error
+        rows.append([*trial.values.values(), score, model.version if model else ""])
     click.echo(f"\n{_table(rows)}\n")
-    click.echo(f"Para que la mejor sea el campeón: {tell_order('tierra models promote')} {trials[0].entry.version}")
+    if best := trials[0].model:
+        click.echo(f"Para que la mejor sea el campeón: {tell_order('tierra models promote')} {best.version}")

@@ -27,8 +27,9 @@ from .ledger import JobRecord, Ledger, lock_batch
 from .child import JobOptions
 from .runner import DEFAULT_POLICY, JobOutcome, Policy, build_call, find_cwd, run_once
 from .runs import Runs, open_runs
-from ..parameters.returned import read_returned, split_metrics
+from ..parameters.returned import read_returned
 from ..projects.project import Project
+from ..tracking.connection import split_metrics
 
 # %% ../../nbs/6_trabajos/37_batch.ipynb #c007
 FOLDER = "notebooks"

@@ -24,8 +24,9 @@ from .. import spanish
 from ..errors import UsageError, WorkError, explain_os_errors
 from .charts import Point, Span, draw_points, draw_spans, format_number
 from .ledger import FILE, JobRecord, read_ledger
-from ..parameters.returned import read_returned, split_metrics
+from ..parameters.returned import read_returned
 from ..spanish import format_seconds
+from ..tracking.connection import split_metrics
 
 # %% ../../nbs/6_trabajos/41_report.ipynb #c008
 def _read_record(path: Path, position: int, folder: Path) -> JobRecord | None:

@@ -30,11 +30,12 @@ from .plan import find_notebook
 from .runs import open_runs
 from .supervision import ChildAnswer, Supervised, ending, supervise
 from ..parameters.cell import Parameter, name_secret, read_notebook, read_parameters, read_values, split_secrets
-from ..parameters.returned import read_returned, split_metrics
+from ..parameters.returned import read_returned
 from ..parameters.types import to_plain
 from ..projects.project import Project
 from ..projects.session import WORKSPACE
 from ..spanish import format_number
+from ..tracking.connection import split_metrics
 
 # %% ../../nbs/6_trabajos/34_runner.ipynb #c007
 _logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Any
 # %% ../../nbs/6_trabajos/31_runs.ipynb #c004
 from ..projects.project import Project
 from ..quoting import quote_metric
-from ..tracking.connection import connect, describe_trouble, find_server, is_local, read_config
+from ..tracking.connection import connect, describe_trouble, find_experiment, find_server, load_config, name_experiment, read_config
 
 # %% ../../nbs/6_trabajos/31_runs.ipynb #c007
 _logger = logging.getLogger(__name__)
@@ -145,29 +145,14 @@ def open_runs(
     project: Project,  # lo que devolvió `find_project`
 ) -> Runs:  # que no apuntará nada, si el proyecto no usa MLflow o si MLflow no contesta
     """Prepara lo que hace falta para apuntar los trabajos de un proyecto; MLflow no se abre hasta que se le pide algo."""
-    config = _read_settings(project)
-    place = f"{find_server(project.root, config)} {_name_experiment(project, config)}" if config else ""
+    config = read_config(load_config(project))
+    place = f"{find_server(project.root, config)} {name_experiment(project.package, config)}" if config else ""
     return Runs(partial(_connect, project, config), place)
 
 # %% ../../nbs/6_trabajos/31_runs.ipynb #c010
-def _read_settings(project: Project) -> dict[str, Any] | None:
-    """Cómo usa MLflow un proyecto; `None` si no lo usa."""
-    from kedro.config import OmegaConfigLoader
-
-    env = "local" if (project.conf / "local").is_dir() else "base"
-    return read_config(OmegaConfigLoader(str(project.conf), base_env="base", default_run_env=env))
-
-
-def _name_experiment(project: Project, config: dict[str, Any]) -> str:
-    """El experimento de un proyecto."""
-    return config.get("tracking", {}).get("experiment", {}).get("name") or project.package.rpartition(".")[2]
-
-
 def _connect(project: Project, config: dict[str, Any] | None) -> tuple[Any, str]:
-    """El cliente de MLflow y el número del experimento de un proyecto, que si no existe se crea; `None` si no usa MLflow."""
+    """El cliente de MLflow y el número del experimento de un proyecto; `None` si no usa MLflow."""
     if config is None:
         return None, ""
-    client, title = connect(project.root, config), _name_experiment(project, config)
-    known, place = client.get_experiment_by_name(title), (project.root / "mlruns").as_uri()
-    experiment = known.experiment_id if known else client.create_experiment(title, place if is_local(client.tracking_uri) else None)
-    return client, experiment
+    client = connect(project.root, config)
+    return client, find_experiment(client, project.root, project.package, config)[1]

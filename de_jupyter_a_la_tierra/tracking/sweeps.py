@@ -18,8 +18,8 @@ from ..errors import UsageError, WorkError
 from ..projects.failures import explain
 from ..projects.project import Project
 from ..projects.session import Session, parse_params, split_commas
-from .connection import explain_mlflow_errors, import_mlflow, open_experiment, read_config
-from .registry import Entry, list_entries, load_config, name_model, open_registry
+from .connection import explain_mlflow_errors, import_mlflow, load_config, open_experiment, read_config
+from .registry import ModelVersion, list_versions, name_model, open_registry
 
 # %% ../../nbs/5_mlflow/22_sweeps.ipynb #c007
 _SHOWN = """Se escribe así, también con esas comillas de fuera: '{key}="uno, dos",tres', '{key}=[1, 2],[3]' o '{key}={{a: 1, b: 2}},{{a: 3}}'."""
@@ -39,7 +39,7 @@ def _split_values(key: str, values: str) -> list[str]:
         raise UsageError(f"No se entienden los valores de «{key}»: {error}. {_SHOWN.format(key=key)}") from error
     return options
 
-
+# %% ../../nbs/5_mlflow/22_sweeps.ipynb #0909a16c
 def parse_grid(
     texts: list[str],  # «clave=valor,valor…», uno por parámetro
 ) -> dict[str, list[str]]:  # de cada parámetro, sus valores, cada uno como está escrito en YAML
@@ -60,7 +60,7 @@ def list_combinations(
     grid: dict[str, list[str]],  # lo que dio `parse_grid`
 ) -> list[dict[str, str]]:  # una por combinación, en el orden de la rejilla
     """Todas las combinaciones de una rejilla."""
-    return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 # %% ../../nbs/5_mlflow/22_sweeps.ipynb #c011
 @dataclass(frozen=True)
@@ -68,13 +68,20 @@ class Trial:
     """Una combinación y lo que salió."""
 
     values: dict[str, str]  # los parámetros
-    entry: Entry | None = None  # el modelo que dejó en el registro
+    model: ModelVersion | None = None  # el modelo que dejó en el registro
     error: str = ""  # por qué no lo hay
 
 # %% ../../nbs/5_mlflow/22_sweeps.ipynb #c012
 def _name(values: dict[str, str]) -> str:
     """Una combinación, en una línea."""
     return ", ".join(f"{key}={value}" for key, value in values.items())
+
+# %% ../../nbs/5_mlflow/22_sweeps.ipynb #c014
+def rank_trials(
+    trials: list[Trial],  # en el orden en que se probaron
+) -> list[Trial]:  # las que fallaron, al final
+    """Ordena las combinaciones de mejor a peor; a igual nota, la que se probó antes."""
+    return sorted(trials, key=lambda trial: -(trial.model.score or 0) if trial.model else float("inf"))
 
 # %% ../../nbs/5_mlflow/22_sweeps.ipynb #c013
 def _run_trial(project: Project, client: Any, values: dict[str, str]) -> Trial:
@@ -86,22 +93,15 @@ def _run_trial(project: Project, client: Any, values: dict[str, str]) -> Trial:
     except KeyboardInterrupt:
         mlflow.end_run("KILLED")
         raise
-    except Exception as error:
+    except Exception as error:  # lo que falle en una no impide probar las demás
         mlflow.end_run("FAILED")
         explained = explain(error)
         if isinstance(explained, UsageError):
             raise explained from error
         return Trial(values, error=str(explained or error))
     mlflow.end_run()
-    found = [entry for entry in list_entries(client, name_model(project)) if entry.run_id == child]
+    found = [version for version in list_versions(client, name_model(project)) if version.run_id == child]
     return Trial(values, found[-1]) if found else Trial(values, error="no quedó apuntada en MLflow")
-
-# %% ../../nbs/5_mlflow/22_sweeps.ipynb #c014
-def rank_trials(
-    trials: list[Trial],  # en el orden en que se probaron
-) -> list[Trial]:  # las que fallaron, al final
-    """Ordena las combinaciones de mejor a peor; a igual nota, la que se probó antes."""
-    return sorted(trials, key=lambda trial: -(trial.entry.score or 0) if trial.entry else float("inf"))
 
 # %% ../../nbs/5_mlflow/22_sweeps.ipynb #c016
 def run_sweep(
@@ -127,9 +127,9 @@ def run_sweep(
                 mlflow.end_run("KILLED")
                 raise
         trials = rank_trials(trials)
-        if trials[0].entry is None:
+        if trials[0].model is None:
             raise WorkError(f"Fallaron todas las combinaciones; la primera, {_name(trials[0].values)}: {trials[0].error}")
         mlflow.set_tag("tierra.best", _name(trials[0].values))
-        if trials[0].entry.score is not None:
-            mlflow.log_metric(f"best.{trials[0].entry.metric}", trials[0].entry.score)
+        if trials[0].model.score is not None:
+            mlflow.log_metric(f"best.{trials[0].model.metric}", trials[0].model.score)
     return trials

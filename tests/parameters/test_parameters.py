@@ -24,7 +24,8 @@ from de_jupyter_a_la_tierra.parameters.cell import (
     to_plain,
     type_injected_cell,
 )
-from de_jupyter_a_la_tierra.parameters.returned import MAX_CELLS, MIMETYPE, encode_values, read_returned, split_metrics
+from de_jupyter_a_la_tierra.parameters.returned import MAX_CELLS, MIMETYPE, encode_values, read_returned
+from de_jupyter_a_la_tierra.tracking.connection import split_metrics
 
 SOURCE = """# entradas: data/*.csv
 import datetime

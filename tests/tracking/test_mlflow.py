@@ -17,15 +17,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from de_jupyter_a_la_tierra.cli.main import main
 from de_jupyter_a_la_tierra.errors import UsageError, WorkError
 from de_jupyter_a_la_tierra.models.artifact import load_model
 from de_jupyter_a_la_tierra.models.evaluation import hash_rows
+from de_jupyter_a_la_tierra.models.freezing import freeze_model
 from de_jupyter_a_la_tierra.projects.project import find_project
+from de_jupyter_a_la_tierra.tables.dictionary import Column
 from de_jupyter_a_la_tierra.tracking.connection import connect, import_mlflow
 from de_jupyter_a_la_tierra.tracking.promotion import promote, rollback
-from de_jupyter_a_la_tierra.tracking.registry import list_entries, resolve_model
+from de_jupyter_a_la_tierra.tracking.registry import list_versions, resolve_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow avisa de mil cosas suyas al importarse
 BIN = Path(sys.executable).parent
@@ -120,7 +123,7 @@ def copy(project, tmp_path) -> Path:
 
 def entries(folder: Path) -> list:
     """Las versiones del registro de un proyecto."""
-    return list_entries(connect(folder, {}), "catfood")
+    return list_versions(connect(folder, {}), "catfood")
 
 
 def test_everything_is_noted(project):
@@ -373,3 +376,26 @@ def test_the_web_opens_in_the_project_folder(project):
         assert found["experiment"]["lifecycle_stage"] == "active"
         models = json.loads(fetch(f"{uri}/api/2.0/mlflow/registered-models/search"))["registered_models"]
         assert [model["name"] for model in models] == ["catfood"]
+
+
+OPEN = """
+import sys
+import mlflow.pyfunc
+import pandas as pd
+assert not [name for name in sys.modules if name.endswith("flavor")]
+print(mlflow.pyfunc.load_model(sys.argv[1]).predict(pd.DataFrame({"a": [1.0, 9.0]}))["score"].tolist())
+"""
+
+
+def test_a_model_registered_by_an_older_version_still_opens(tmp_path):
+    """Los modelos de la 0.2 llevan escrita la ruta que entonces tenía el módulo que los abre."""
+    X, y = np.arange(10.0).reshape(-1, 1), np.repeat(["poco", "mucho"], 5)
+    freeze_model(
+        LogisticRegression(C=100).fit(X, y), tmp_path / "amounts", X_train=X, X_evaluation=X, features=[Column(name="a", meaning="A")],
+        target=Column(name="b", meaning="B", kind="text"), metrics={}, data={"origin": "own"}, name="amounts",
+    )
+    import_mlflow().pyfunc.save_model(
+        tmp_path / "saved", loader_module="de_jupyter_a_la_tierra.flavor", data_path=str(tmp_path / "amounts"), pip_requirements=[]
+    )
+    done = subprocess.run([sys.executable, "-c", OPEN, tmp_path / "saved"], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "['poco', 'mucho']\n", done.stderr
