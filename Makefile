@@ -25,7 +25,7 @@ WHISKAS = {"dma_ash":1.7,"dma_cals":76,"dma_carbs":21,"dma_prot":50,"ga_moist":8
 NO_NETWORK = python scripts/offline.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q $(LOCK_FLAGS)
 
-.PHONY: help env env-dev run serve ui job test test-long test-papermill test-all data docs readme export update clean-nbs lint hooks jupyter-hook lab viz dist lock clean
+.PHONY: help env env-dev run serve ui job test test-long test-papermill test-all data docs readme export update clean-nbs check lint hooks jupyter-hook lab viz dist lock clean
 
 help: ## Enseña esta ayuda
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,9 +98,14 @@ update: env-dev ## Lleva a los cuadernos lo que se editó en el paquete (nbdev_u
 clean-nbs: env-dev ## Limpia los cuadernos: metadatos, y las salidas de los trabajos
 	@python scripts/clean_notebooks.py
 
-lint: env-dev ## Comprueba las capas y el estilo de scripts y pruebas
-	@lint-imports
+check: env-dev ## Exporta, limpia, revisa y prueba una sola cosa y lo que la importa: make check NB=nbs/…/x.ipynb (ALONE=1, solo ella)
+	@$(if $(NB),,echo "Di cuál: make check NB=nbs/2_kedro/01_errors.ipynb" >&2; exit 2)
+	@python scripts/check_one.py $(if $(ALONE),--alone) --jobs $(JOBS) "$(NB)"
+
+lint: env-dev ## Comprueba las capas, el estilo y los tipos
+	@lint-imports --no-logo
 	@ruff check
+	@mypy
 
 # Los ganchos de nbdev_install_hooks (fusionar, limpiar al guardar y dar por fiables los cuadernos), sin tocar ~/.jupyter.
 hooks: env-dev jupyter-hook ## Instala los ganchos de git y el de JupyterLab: cuadernos limpios, enteros y exportados
@@ -128,4 +133,4 @@ lock: env-dev ## Rehace los candados (LOCK_FLAGS=--upgrade sube las versiones)
 	$(LOCK) requirements/bootstrap.in -c requirements/dev.txt -o requirements/bootstrap.txt
 
 clean: ## Borra lo que se puede rehacer: entorno, sitio, paquetes y cachés (los datos, no)
-	@rm -rf .venv _docs _proc _viz .viz build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	@rm -rf .venv _docs _proc _viz .viz build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

@@ -43,10 +43,10 @@ def read_modules(root: Path) -> dict[str, str]:
     return {path: text for path, text in texts.items() if MARK in text and Path(path).name != INDEX}
 
 
-def export_aside() -> dict[str, str]:
-    """Lo que exportan los cuadernos de ahora, sin tocar el paquete."""
+def export_aside(notebooks: list[Path] | None = None) -> dict[str, str]:
+    """Lo que exportan los cuadernos de ahora, todos o unos cuantos, sin tocar el paquete."""
     with tempfile.TemporaryDirectory() as folder:
-        for path in [*list_notebooks(), ROOT / "settings.ini", ROOT / "pyproject.toml"]:
+        for path in [*(notebooks or list_notebooks()), ROOT / "settings.ini", ROOT / "pyproject.toml"]:
             copy = Path(folder, path.relative_to(ROOT))
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
@@ -113,9 +113,9 @@ def check(fresh: dict[str, str]) -> None:
         sys.exit(f"{', '.join(stale)}: no es lo que sacan los cuadernos. Ejecuta: make export")
 
 
-def export() -> None:
-    """Exporta y apunta lo que ha salido."""
-    nbdev_export()
+def export(notebook: Path | None = None) -> None:
+    """Exporta los cuadernos, o uno, y apunta lo que ha salido."""
+    nbdev_export(path=notebook and str(notebook))
     draft = RECORD.with_suffix(f".{os.getpid()}.tmp")
     draft.write_text(json.dumps(read_modules(ROOT), ensure_ascii=False), encoding="utf-8")
     os.replace(draft, RECORD)

@@ -25,6 +25,9 @@ def test_wheel_contents(wheel):
     code = [name for name in inside if name.parts[1] not in ("conf", "constraints", "notebooks", "templates")]
     assert {name.suffix for name in code} <= {"", ".py", ".pyi", ".po", ".mo", ".typed"}
     assert not [name for name in inside if name.suffix == ".py" and name not in code]  # pip los compilaría
+    package = ROOT / "de_jupyter_a_la_tierra"
+    typed = {path.relative_to(ROOT).as_posix() for path in (package / "py.typed", *package.rglob("*.pyi"))}
+    assert typed <= {str(name) for name in inside}  # sin ellos, ni los tipos se ven ni las caras se abren
 
     def cargo(folder: str) -> set[str]:
         return {"/".join(name.parts[2:]) for name in inside if name.parts[1] == folder}
