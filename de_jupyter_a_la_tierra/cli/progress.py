@@ -41,8 +41,9 @@ class Tally:
         self,
         slots: int,  # cuántos trabajos se hacen a la vez
     ):
-        self.slots, self.records, self.kept = slots, {}, 0
-        self.failure, self._spent = "", []
+        self.slots, self.kept, self.failure = slots, 0, ""
+        self.records: dict[str, JobRecord] = {}
+        self._spent: list[float] = []
 
     def note(
         self,
@@ -58,7 +59,7 @@ class Tally:
             self.failure = record.error
         return news
 
-    def count(self) -> Counter:
+    def count(self) -> Counter[str]:
         """Cuántos trabajos hay en cada estado."""
         return Counter(record.status for record in self.records.values())
 
@@ -133,7 +134,7 @@ class Panel:
 
         tally, count = self._tally, self._tally.count()
         bar = ProgressBar(max(len(tally.records), 1), count["done"] + count["failed"], width=60)
-        lines = [Padding(bar, 0), Text(describe_tally(tally))]
+        lines: list[Padding | Text] = [Padding(bar, 0), Text(describe_tally(tally))]
         for record in tally.list_running()[:8]:
             spent = show_seconds(round(time.time() - record.started) if record.started else 0)
             lines.append(Text(f"  ▸ {record.position:03d}  {show_values(record.parameters)}  {spent}", style="dim"))

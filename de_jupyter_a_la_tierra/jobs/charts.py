@@ -67,7 +67,10 @@ def build_axis(
     low, high = scale(distinct[0]), scale(distinct[-1])
     powers = [10.0**k for k in range(math.ceil(low), math.floor(high) + 1)]
     marks = powers if scale is math.log10 else find_ticks(low, high)
-    fit = lambda value: 0.05 + 0.9 * (scale(value) - low) / (high - low)
+
+    def fit(value: float) -> float:
+        return 0.05 + 0.9 * (scale(value) - low) / (high - low)
+
     return Axis({value: fit(value) for value in distinct}, [(fit(mark), format_number(mark)) for mark in marks], True)
 
 # %% ../../nbs/6_trabajos/40_charts.ipynb #c016
@@ -128,7 +131,10 @@ def draw_points(
     axis, heights = build_axis([point.x for point in points]), [point.y for point in points if point.y is not None]
     margin = 0.1 * ((max(heights) - min(heights)) or abs(heights[0]) or 1.0)
     low, high, base = min(heights) - margin, max(heights) + margin, HEIGHT - BOTTOM
-    y_of = lambda y: base - (y - low) / (high - low) * (base - TOP)
+
+    def y_of(y: float) -> float:
+        return base - (y - low) / (high - low) * (base - TOP)
+
     parts = _draw_frame(axis, [(y_of(mark), format_number(mark)) for mark in find_ticks(low, high)], x_label, y_label)
     for value, place in axis.place.items():
         same = [point for point in points if point.x == value]
@@ -156,8 +162,11 @@ def draw_spans(
     total = max(span.start + span.seconds for span in spans) - first or 1.0
     step = max(2.0, min(16.0, 420 / len(spans)))
     height, width = len(spans) * step + 34, 2 * WIDTH
-    x_of = lambda second: 8 + second / total * (width - 16)
     parts = []
+
+    def x_of(second: float) -> float:
+        return 8 + second / total * (width - 16)
+
     for mark in find_ticks(0, total):
         parts.append(f'<line class="grid" x1="{x_of(mark):.1f}" x2="{x_of(mark):.1f}" y1="0" y2="{height - 30:.1f}"/>')
         parts.append(f'<text class="mid" x="{x_of(mark):.1f}" y="{height - 16:.1f}">{format_number(mark)}</text>')
