@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # %% ../../nbs/6_trabajos/31_runs.ipynb #c004
 from ..projects.project import Project
@@ -20,6 +20,7 @@ from ..tracking.connection import connect, describe_trouble, find_experiment, fi
 
 # %% ../../nbs/6_trabajos/31_runs.ipynb #c007
 _logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class Runs:
@@ -30,7 +31,9 @@ class Runs:
         connect: Callable[[], tuple[Any, str]],  # da un `MlflowClient` que contesta, o `None`, y el número del experimento
         place: str = "",  # dónde se apuntan: servidor y experimento; vacío si en ninguna parte
     ):
-        self._connect, self._client, self._experiment, self.place = connect, None, "", place
+        self._connect: Callable[[], tuple[Any, str]] | None = connect
+        self._client: Any = None
+        self._experiment, self.place = "", place
         self.complete = True  # si hasta ahora se ha hecho todo lo que se pidió
 
     def _reach(self) -> Any:
@@ -40,17 +43,17 @@ class Runs:
             try:
                 self._client, self._experiment = connect()
                 self.complete = True
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # MLflow falla de mil maneras, y ninguna ha de parar el trabajo
                 _logger.warning("MLflow %s: el trabajo sigue sin apuntarse en él.", describe_trouble(error))
         return self._client
 
-    def _try(self, action: Callable[[], Any], default: Any, consequence: str) -> Any:
+    def _try(self, action: Callable[[], _T], default: _T, consequence: str) -> _T:
         """Hace algo con MLflow; si falla, lo dice, y si es que no contesta, no vuelve a intentar nada."""
         if self._reach() is None:
             return default
         try:
             return action()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # ídem
             self.complete = False
             trouble = describe_trouble(error)
             _logger.warning("MLflow %s: %s.", trouble, consequence)
@@ -67,7 +70,7 @@ class Runs:
         """Abre la ejecución de un trabajo."""
         labels = {"tierra.job": name, **{f"tierra.job.{key}": str(value)[:500] for key, value in values.items()}, **(tags or {})}
         start = None if started is None else int(started * 1000)
-        create = lambda: self._client.create_run(self._experiment, start_time=start, tags=labels, run_name=name).info.run_id
+        create = lambda: str(self._client.create_run(self._experiment, start_time=start, tags=labels, run_name=name).info.run_id)
         return self._try(create, "", "el trabajo sigue sin apuntarse en él")
 
     def close(
@@ -81,9 +84,10 @@ class Runs:
     ) -> None:
         """Guarda en la ejecución lo que salió del trabajo y la cierra; repetirlo no cambia nada."""
         consequence = f"el cuaderno ejecutado solo queda en «{notebook}»"
-        self._try(lambda: run_id and self._close(run_id, notebook, done, values or {}, metrics or {}, ended), None, consequence)
+        if run_id:
+            self._try(lambda: self._close(run_id, notebook, done, values or {}, metrics or {}, ended), None, consequence)
 
-    def _close(self, run_id: str, notebook: Path, done: bool, values: Mapping, metrics: Mapping, ended: float | None) -> None:
+    def _close(self, run_id: str, notebook: Path, done: bool, values: Mapping[str, Any], metrics: Mapping[str, float], ended: float | None) -> None:
         """Lo que hace `close`, sin perdonar nada."""
         from mlflow.entities import Metric, Param
 
@@ -107,7 +111,8 @@ class Runs:
 
     def _find(self, tag: str, value: str) -> list[Any]:
         """Lo que hace `find`, página a página."""
-        found, token = [], None
+        found: list[Any] = []
+        token: str | None = None
         while token is None or token:
             page = self._client.search_runs([self._experiment], f"tags.`{tag}` = '{value}'", max_results=1000, page_token=token)
             found, token = [*found, *page], page.token or ""
@@ -118,7 +123,8 @@ class Runs:
         run_id: str,  # la de un trabajo que no llegó a terminar
     ) -> None:
         """Deshace una ejecución y las que el trabajo abriera dentro de ella."""
-        self._try(lambda: run_id and self._discard(run_id), None, f"en él queda a medias la ejecución {run_id}")
+        if run_id:
+            self._try(lambda: self._discard(run_id), None, f"en él queda a medias la ejecución {run_id}")
 
     def _discard(self, run_id: str) -> None:
         """Lo que hace `discard`, sin perdonar nada; lo ya deshecho, deshecho está."""
