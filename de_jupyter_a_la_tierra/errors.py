@@ -26,11 +26,11 @@ class TierraError(Exception):
 
     exit_code = 1
 
-# %% ../nbs/2_kedro/01_errors.ipynb #c007
+
 class WorkError(TierraError):
     """El trabajo pedido tenía sentido, pero no pudo terminar (código de salida 1)."""
 
-# %% ../nbs/2_kedro/01_errors.ipynb #c008
+
 class UsageError(TierraError):
     """Lo pedido no tiene sentido: una opción, un fichero o una columna que no existe (código 2)."""
 
@@ -62,7 +62,7 @@ def explain_os_errors(
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno, error.strerror or str(error))
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         raise WorkError(f"No se pudo {action} en «{path}»: {reason}.") from error
 
 # %% ../nbs/2_kedro/01_errors.ipynb #tell1
@@ -82,28 +82,28 @@ def tell_order(
     return f"{shlex.quote(str(ours) if near.startswith(os.pardir) else near)} {rest}".rstrip()
 
 # %% ../nbs/2_kedro/01_errors.ipynb #xc007
-DISTRIBUTION = "de-jupyter-a-la-tierra"  # como se llama en un índice; al importarlo, con guiones bajos
+DISTRIBUTION = "de-jupyter-a-la-tierra"  # como se llama en un índice y en `pip`; al importarlo, con guiones bajos
 
 # %% ../nbs/2_kedro/01_errors.ipynb #xc008
 def find_extra(
     module: str,  # el módulo que no se pudo importar: «kedro.io»
-    asked: str = "",  # el extra que hace falta de todos modos, si se sabe
+    preferred: str = "",  # el extra que hace falta de todos modos, si se sabe
 ) -> str | None:  # ese mismo, si lo trae; si no, el primero que lo traiga
     """El extra del paquete que trae un módulo; `None` si ninguno."""
-    wanted, found = module.partition(".")[0].replace("_", "-").lower(), []
+    library, found = module.partition(".")[0].replace("_", "-").lower(), []
     for requirement in requires(DISTRIBUTION) or []:
-        name = re.match(r"[\w.-]+", requirement)[0].replace("_", "-").lower()
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].replace("_", "-").lower()
         extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
-        if extra and name == wanted:
+        if extra and name == library:
             found.append(extra[1])
-    return asked if asked in found else next(iter(found), None)
+    return preferred if preferred in found else next(iter(found), None)
 
 # %% ../nbs/2_kedro/01_errors.ipynb #xorig1
 def find_origin() -> str:  # lo que va detrás de «NOMBRE @» en `pip install`; vacío si salió de un índice
     """De dónde se instaló este paquete."""
     about = distribution(DISTRIBUTION)
     origin = json.loads(about.read_text("direct_url.json") or "{}")
-    url = origin.get("url", "")
+    url: str = origin.get("url", "")
     if git := origin.get("vcs_info"):
         return f"{git['vcs']}+{url}@{git['commit_id']}"
     if url.startswith("file:") and not Path(unquote(urlparse(url).path)).exists():
@@ -118,7 +118,7 @@ def _tell_install(extra: str) -> str:
         return tell_order(f"pip install -e {shlex.quote(f'{os.path.relpath(folder)}[{extra}]')}")
     return tell_order(f'pip install "{DISTRIBUTION}[{extra}]{" @ " + url if url else ""}"')
 
-# %% ../nbs/2_kedro/01_errors.ipynb #xextra9
+
 def missing_extra(
     extra: str,  # el que falta
 ) -> UsageError:

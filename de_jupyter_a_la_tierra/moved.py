@@ -51,7 +51,8 @@ class _Forwarder:
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Dónde está un módulo de antes; `None` si no es uno de ellos."""
         package, _, old = name.partition(".")
-        return ModuleSpec(name, _Forwarder()) if package == _OURS and old in MOVED else None
+        found = package == _OURS and old in MOVED
+        return ModuleSpec(name, _Forwarder()) if found else None  # type: ignore[arg-type]  # heredar de Loader obliga a importar importlib.abc, que pesa
 
     def create_module(self, spec: ModuleSpec) -> None:
         """El que haga Python vale."""
@@ -73,4 +74,4 @@ class _Forwarder:
 def forward() -> None:
     """Hace que los módulos de antes se puedan importar; llamarlo dos veces es lo mismo que una."""
     if _Forwarder not in sys.meta_path:
-        sys.meta_path.append(_Forwarder)  # type: ignore[arg-type]
+        sys.meta_path.append(_Forwarder)

@@ -23,7 +23,7 @@ import yaml
 # %% ../../nbs/6_trabajos/70_cli_jobs.ipynb #imp2
 from .main import COMMAND, PATH
 from .notify import News
-from .progress import show_progress, show_seconds
+from .progress import show_progress
 from ..engine.randomness import draw_seed
 from ..errors import TierraError, UsageError, WorkError
 from ..jobs.batch import Workers, run_batch
@@ -33,6 +33,7 @@ from ..jobs.plan import find_inputs, identify_jobs, plan_batch
 from ..jobs.runner import DEFAULT_POLICY, Policy, find_cwd, run_notebook
 from ..parameters.cell import Parameter, name_secret, split_secrets
 from ..projects.project import Project
+from ..spanish import format_seconds
 from ..tracking.sweeps import parse_grid
 
 # %% ../../nbs/6_trabajos/70_cli_jobs.ipynb #c007
@@ -130,7 +131,7 @@ def dispatch_batch(
         click.echo(f"\nLo hecho hasta aquí está en «{os.path.relpath(folder)}»: la misma orden sigue por donde iba.", err=True)
         raise
     kept = f", y {summary.kept} ya lo estaban" if summary.kept else ""
-    click.echo(f"Trabajos hechos: {summary.done}{kept}, en {show_seconds(summary.seconds)}.")
+    click.echo(f"Trabajos hechos: {summary.done}{kept}, en {format_seconds(summary.seconds)}.")
     click.echo(f"{'Carpeta del lote':<26} {os.path.relpath(folder)}")
     if summary.failed:
         left = f" Quedan {summary.left} sin hacer." if summary.left else ""

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import click
 # %% ../../nbs/2_kedro/63_cli.ipynb #c004
 from .. import __version__
 from ..errors import find_extra, missing_extra, tell_order
+from ..files import find_cargo
 from ..projects.failures import explain
 
 # %% ../../nbs/2_kedro/63_cli.ipynb #orders1
@@ -113,7 +113,7 @@ drop_option = click.option(
 def _speak_spanish() -> None:
     """Hace que Click, y quien use gettext, hable español."""
     os.environ["LANGUAGE"] = "es"
-    gettext.bindtextdomain("tierra", str(files("de_jupyter_a_la_tierra") / "locale"))
+    gettext.bindtextdomain("tierra", str(find_cargo("locale")))
     gettext.textdomain("tierra")
 
 # %% ../../nbs/2_kedro/63_cli.ipynb #sig1

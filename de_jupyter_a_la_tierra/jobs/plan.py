@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ import yaml
 from .. import __version__
 from ..engine.imports import find_sources
 from ..errors import UsageError, explain_os_errors
-from ..files import hash_file
+from ..files import find_cargo, hash_file
 from ..parameters.cell import Parameter, list_inputs, name_secret, read_notebook, read_parameters, read_values
 from ..parameters.types import parse_type, to_plain
 from ..projects.project import Project, find_installed
+from ..spanish import replace_comma
 from ..tables.csv import read_table
 from ..tracking.sweeps import list_combinations
 
@@ -56,8 +56,7 @@ def _read_job(path: Path) -> Job | None:
 # %% ../../nbs/6_trabajos/30_plan.ipynb #c010
 def _find_shipped(project: Project) -> list[Path]:
     """Los cuadernos del paquete (o de su lado, en una instalación editable); los del ejemplo, solo en el ejemplo."""
-    package = Path(str(files("de_jupyter_a_la_tierra")))
-    folder = (package / "notebooks" if (package / "notebooks").is_dir() else package.parent / "nbs") / FOLDER
+    folder = find_cargo("notebooks", beside="nbs") / FOLDER
     example = getattr(find_installed(), "package", project.package)
     paths = folder.glob("*.ipynb")
     return [path for path in paths if example == project.package or f"from {example}" not in path.read_text(encoding="utf-8")]
@@ -98,9 +97,6 @@ def find_notebook(
     return jobs[name]
 
 # %% ../../nbs/6_trabajos/30_plan.ipynb #c007a
-_COMMA = re.compile(r"[+-]?\d+,\d+")
-
-
 def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Las filas de un CSV en el dialecto que sea."""
     table = read_table(path)
@@ -109,7 +105,7 @@ def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
     for line, cells in zip(table.index, table.to_dict("records"), strict=True):
         filled = {str(name): cell for name, cell in cells.items() if cell.strip()}
         if comma:
-            filled = {name: cell.replace(",", ".") if _COMMA.fullmatch(cell) else cell for name, cell in filled.items()}
+            filled = {name: replace_comma(cell) or cell for name, cell in filled.items()}
         rows.append((f"línea {line}", filled))
     return rows
 
@@ -214,9 +210,8 @@ def hash_code(
 @lru_cache
 def hash_versions() -> str:  # sha256 en hexadecimal
     """La huella de nuestra versión y de las bibliotecas con que se publicó."""
-    package = Path(str(files("de_jupyter_a_la_tierra")))
-    places = [package / "constraints/runtime.txt", package.parent / "requirements/runtime.txt"]
-    return _digest([__version__, *[hash_file(place) for place in places if place.is_file()][:1]])
+    lock = find_cargo("constraints", beside="requirements") / "runtime.txt"
+    return _digest([__version__, *([hash_file(lock)] if lock.is_file() else [])])
 
 # %% ../../nbs/6_trabajos/30_plan.ipynb #c021
 def find_inputs(

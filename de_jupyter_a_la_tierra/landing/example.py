@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 # %% ../../nbs/7_aterrizar/12_example.ipynb #c004
-from ..errors import WorkError
+from ..errors import DISTRIBUTION, WorkError
 from ..files import find_cargo
 from .templates import Landing, read_tools, write_json
 from ..projects.project import Project, find_installed, load_sources
@@ -23,7 +23,7 @@ def _find_example() -> Project:
     """El proyecto que anuncia el paquete; `WorkError` si la instalación está incompleta."""
     if project := find_installed():
         return project
-    raise WorkError("El paquete instalado no trae su ejemplo: vuelve a instalar «de-jupyter-a-la-tierra».")
+    raise WorkError(f"El paquete instalado no trae su ejemplo: vuelve a instalar «{DISTRIBUTION}».")
 
 # %% ../../nbs/7_aterrizar/12_example.ipynb #c008
 def describe_example(

@@ -7,7 +7,6 @@ __all__ = ['BAD_SHARE', 'MAX_CLASSES', 'RESERVED', 'explain_text', 'suggest_limi
            'find_spellings', 'find_copies', 'infer_dictionary', 'to_source', 'typical_row']
 
 # %% ../../nbs/7_aterrizar/20_inference.ipynb #imp0
-import difflib
 import math
 import re
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import pandas as pd
 # %% ../../nbs/7_aterrizar/20_inference.ipynb #imp2
 from ..errors import UsageError
 from ..quoting import quote_line, quote_python
-from ..spanish import format_number
+from ..spanish import format_number, suggest
 from ..tables.csv import EXTRA, read_mark
 from ..tables.dictionary import Column, Dictionary
 from ..tables.values import INFINITE, doubtful_mark, find_footer, find_mark, find_second_header, fold_label, join_labels, read_column, read_rows, split_sign
@@ -239,9 +238,8 @@ def _check_names(table: pd.DataFrame, target: str) -> list[str]:
     """Las columnas que se describirán; `UsageError` si falta el objetivo o un nombre no puede ser."""
     names = [name for name in table if name not in ("", EXTRA)]
     if target not in names:
-        close = difflib.get_close_matches(target, names, n=1, cutoff=0.5)
-        hint = f"¿Querías decir «{close[0]}»? " if close else ""
-        raise UsageError(f"No existe la columna «{target}», la que se quiere predecir. {hint}Las que hay: {', '.join(names)}.")
+        hint = suggest(target, names, cutoff=0.5)
+        raise UsageError(f"No existe la columna «{target}», la que se quiere predecir.{hint} Las que hay: {', '.join(names)}.")
     if odd := [name for name in names if re.search(r'["\\\x00-\x1f]', name)]:
         raise UsageError(f"El nombre de la columna «{quote_line(odd[0])}» lleva comillas, una barra inversa o un salto: cámbialo en la hoja.")
     if taken := [name for name in names if name in RESERVED]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 # %% ../../nbs/7_aterrizar/21_stages.ipynb #c004
 from .. import __version__
-from ..errors import UsageError, WorkError, find_origin
+from ..errors import DISTRIBUTION, UsageError, WorkError, find_origin
 from ..files import find_cargo
 from .example import describe_example, read_conf, read_notebooks
 from .export import export_package
@@ -74,7 +74,7 @@ def find_source() -> str:  # lo que hay que pasarle a `pip install`; vacío si s
     if (checkout / "setup.py").is_file():
         return f"-e {shlex.quote(str(checkout))}"
     url = find_origin()
-    return shlex.quote(f"de-jupyter-a-la-tierra @ {url}") if url else ""
+    return shlex.quote(f"{DISTRIBUTION} @ {url}") if url else ""
 
 # %% ../../nbs/7_aterrizar/21_stages.ipynb #c019
 def _write_local(folder: Path) -> None:

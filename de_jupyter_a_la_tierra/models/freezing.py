@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 
 # %% ../../nbs/2_kedro/41_freezing.ipynb #imp2
 from .. import __version__
-from ..errors import UsageError, WorkError, explain_os_errors
+from ..errors import DISTRIBUTION, UsageError, WorkError, explain_os_errors
 from .artifact import HASHES_FILE, INFO_FILE, TRUSTED_TYPES, Model, as_matrix, dump_info, hash_content, open_model, parse_info
 from ..spanish import format_number
 from ..tables.dictionary import Column
@@ -294,7 +294,7 @@ def _read_versions() -> dict[str, str]:
     """Con qué se hizo el modelo."""
     libraries = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
     found = {library: version(library) for library in libraries}
-    return {"de-jupyter-a-la-tierra": __version__, "python": python_version(), **found}
+    return {DISTRIBUTION: __version__, "python": python_version(), **found}
 
 # %% ../../nbs/2_kedro/41_freezing.ipynb #c032
 def write_artifact(

@@ -9,7 +9,6 @@ __all__ = ['Parameter', 'Parameters', 'inspect_parameters', 'read_notebook', 're
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #imp0
 import ast
-import difflib
 import io
 import json
 import logging
@@ -26,6 +25,7 @@ from typing import Any
 # %% ../../nbs/6_trabajos/11_cell.ipynb #imp2
 from ..errors import UsageError
 from .types import Limits, ValueType, build_schema, parse_type, read_limits, read_value, to_plain, write_value
+from ..spanish import replace_comma, suggest
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c007
 @dataclass(frozen=True)
@@ -209,12 +209,6 @@ def read_parameters(
         raise UsageError(f"No se puede leer el cuaderno «{path}»: ha de ser un .ipynb de Jupyter que exista.") from error
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c009a
-def _suggest(word: object, words: Iterable[object]) -> str:
-    """La pregunta que ayuda con una errata; nada, si no se parece a ninguno."""
-    close = difflib.get_close_matches(str(word), [str(other) for other in words], n=1)
-    return f" ¿Querías decir «{close[0]}»?" if close else ""
-
-
 def _check_names(values: Mapping[str, Any], parameters: list[Parameter]) -> None:
     """`UsageError` si se da un parámetro que no existe o falta uno obligatorio."""
     known = sorted(parameter.name for parameter in parameters)
@@ -222,7 +216,7 @@ def _check_names(values: Mapping[str, Any], parameters: list[Parameter]) -> None
         if not known:
             raise UsageError(f"El cuaderno no tiene parámetros, y se le da «{name}»: le falta una celda con la etiqueta «parameters».")
         if name not in known:
-            raise UsageError(f"No existe el parámetro «{name}».{_suggest(name, known)} Los que hay: {', '.join(known)}.")
+            raise UsageError(f"No existe el parámetro «{name}».{suggest(name, known)} Los que hay: {', '.join(known)}.")
     if missing := [parameter for parameter in parameters if parameter.required and parameter.name not in values]:
         hint = f" Ponlo en la variable de entorno {name_secret(missing[0].name)}." if missing[0].secret else ""
         raise UsageError(f"Falta el parámetro «{missing[0].name}», que es obligatorio: {missing[0].meaning or missing[0].kind}.{hint}")
@@ -235,7 +229,7 @@ def _check_value(value: Any, parameter: Parameter) -> None:
             continue
         if parameter.choices and item not in parameter.choices:
             words = ", ".join(map(str, parameter.choices))
-            raise UsageError(f"El parámetro «{parameter.name}» ha de ser uno de: {words}, y es {item!r}.{_suggest(item, parameter.choices)}")
+            raise UsageError(f"El parámetro «{parameter.name}» ha de ser uno de: {words}, y es {item!r}.{suggest(item, parameter.choices)}")
         if parameter.limits and isinstance(item, int | float) and item not in parameter.limits:
             verb = "ser" if str(parameter.limits)[0] in "≥>≤<" else "estar en"
             raise UsageError(f"El parámetro «{parameter.name}» ha de {verb} {parameter.limits}, y es {item!r}.")
@@ -246,8 +240,8 @@ def _read_one(value: Any, parameter: Parameter) -> Any:
     try:
         read = read_value(value, parameter.type)
     except ValueError as error:
-        comma = isinstance(value, str) and re.fullmatch(r"-?\d+,\d+", value)
-        hint = f" Los decimales van con punto: {value.replace(',', '.')}." if comma else _suggest(value, parameter.choices)
+        plain = replace_comma(value) if isinstance(value, str) else None
+        hint = f" Los decimales van con punto: {plain}." if plain else suggest(value, parameter.choices)
         words = f"uno de: {', '.join(map(str, parameter.choices))}" if parameter.choices else parse_type(parameter.kind)
         raise UsageError(f"El parámetro «{parameter.name}» ha de ser {words}, y es {value!r}.{hint}") from error
     _check_value(read, parameter)

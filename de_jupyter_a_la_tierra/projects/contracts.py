@@ -6,7 +6,6 @@
 __all__ = ['build_column', 'build_schema', 'explain_failure', 'check_contract', 'ContractsHook']
 
 # %% ../../nbs/4_pruebas/10_contracts.ipynb #c003
-import difflib
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from kedro.framework.hooks import hook_impl
 
 # %% ../../nbs/4_pruebas/10_contracts.ipynb #c004
 from ..errors import UsageError, WorkError
+from ..spanish import suggest
 from ..tables.dictionary import Column, describe_range
 
 # %% ../../nbs/4_pruebas/10_contracts.ipynb #c007
@@ -137,9 +137,8 @@ def check_contract(
 ) -> None:
     """Lanza `UsageError` si el contrato es de un dato que no existe o está en un módulo que no se encuentra."""
     if dataset not in catalog:
-        close = difflib.get_close_matches(dataset, catalog, n=1)
-        hint = f"¿Querías decir «{close[0]}»?" if close else f"Los que hay: {', '.join(sorted(catalog))}."
-        raise UsageError(f"Hay un contrato para «{dataset}», que no está en el catálogo. {hint}")
+        hint = suggest(dataset, catalog) or f" Los que hay: {', '.join(sorted(catalog))}."
+        raise UsageError(f"Hay un contrato para «{dataset}», que no está en el catálogo.{hint}")
     module = str(contract.get("class", "")).rpartition(".")[0]
     try:
         found = module in sys.modules or bool(module) and find_spec(module) is not None

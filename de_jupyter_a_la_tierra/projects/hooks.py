@@ -7,7 +7,6 @@ __all__ = ['describe_node', 'ProgressHook', 'ProgressBarHook', 'check_parameters
            'find_hooks']
 
 # %% ../../nbs/2_kedro/52_hooks.ipynb #c003
-import difflib
 import logging
 import sys
 import time
@@ -18,7 +17,7 @@ from kedro.framework.hooks import hook_impl
 
 # %% ../../nbs/2_kedro/52_hooks.ipynb #c004
 from ..errors import UsageError
-from ..spanish import format_seconds
+from ..spanish import format_seconds, suggest
 
 # %% ../../nbs/2_kedro/52_hooks.ipynb #c007
 def describe_node(
@@ -128,9 +127,7 @@ def check_parameters(
     """Lanza `UsageError` si un parámetro no existe, con el más parecido, o si su valor es de otra clase."""
     for name, value in requested.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"¿Querías decir «{close[0]}»? " if close else ""
-            raise UsageError(f"No existe el parámetro «{name}». {hint}Los que hay: {', '.join(sorted(known))}.")
+            raise UsageError(f"No existe el parámetro «{name}».{suggest(name, known)} Los que hay: {', '.join(sorted(known))}.")
         if _name_kind(value) != _name_kind(known[name]):
             raise UsageError(f"El parámetro «{name}» ha de ser {_name_kind(known[name])}, y es {value!r}.")
 

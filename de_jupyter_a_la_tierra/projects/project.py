@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 # %% ../../nbs/2_kedro/60_project.ipynb #c004
 from ..errors import UsageError
 from ..tables.dictionary import Dictionary
+from ..files import find_cargo
 
 # %% ../../nbs/2_kedro/60_project.ipynb #c007
 @dataclass(frozen=True)
@@ -43,22 +43,13 @@ def _find_checkout(start: Path) -> Project | None:
             break
     return None
 
-# %% ../../nbs/2_kedro/60_project.ipynb #c009
-def _find_conf(package: str) -> Path:
-    """La configuración de un paquete instalado: dentro de él, o a su lado si es una instalación editable."""
-    spec = find_spec(package.partition(".")[0])
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"«{package}» anuncia un proyecto y no es un paquete que se pueda importar: instálalo otra vez.")
-    folder = Path(spec.submodule_search_locations[0])
-    return folder / "conf" if (folder / "conf").is_dir() else folder.parent / "conf"
-
 # %% ../../nbs/2_kedro/60_project.ipynb #c010
 def find_installed(
     root: str | Path = ".",  # la carpeta que será la raíz
 ) -> Project | None:
     """El proyecto que anuncia un paquete instalado, con la raíz que se diga; `None` si no hay."""
     for entry in entry_points(group="tierra.project"):
-        return Project(Path(root).resolve(), entry.value, _find_conf(entry.value), installed=True)
+        return Project(Path(root).resolve(), entry.value, find_cargo("conf", package=entry.value.partition(".")[0]), installed=True)
     return None
 
 # %% ../../nbs/2_kedro/60_project.ipynb #c011

@@ -7,7 +7,6 @@ __all__ = ['WORKSPACE', 'Role', 'split_commas', 'parse_params', 'Session', 'Cata
            'list_products']
 
 # %% ../../nbs/2_kedro/61_session.ipynb #c003
-import difflib
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from uuid import uuid4
 # %% ../../nbs/2_kedro/61_session.ipynb #c004
 from ..errors import UsageError
 from .project import Project
+from ..spanish import suggest
 
 # %% ../../nbs/2_kedro/61_session.ipynb #spl1
 _QUOTED = re.compile(r""" "(?:[^"\\]|\\.)*" | '(?:[^']|'')*' """, re.DOTALL | re.VERBOSE)
@@ -131,9 +131,7 @@ def _check_part(pipeline: Any, part: dict[str, list[str]]) -> None:
     known = [node.name for node in pipeline.nodes]
     for name in [name for names in part.values() for name in names]:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"¿Querías decir «{close[0]}»? " if close else ""
-            raise UsageError(f"No existe el nodo «{name}». {hint}Los que hay: {', '.join(known)}.")
+            raise UsageError(f"No existe el nodo «{name}».{suggest(name, known)} Los que hay: {', '.join(known)}.")
     try:
         pipeline.filter(**part)
     except ValueError:

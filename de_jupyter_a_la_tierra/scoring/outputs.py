@@ -9,7 +9,6 @@ __all__ = ['Scored', 'Checkpoints', 'encode_rows', 'CsvOutput', 'write_header', 
 import json
 import os
 import shutil
-import sys
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ import pandas as pd
 # %% ../../nbs/6_trabajos/51_outputs.ipynb #imp2
 from ..errors import UsageError, WorkError, explain_os_errors
 from ..files import try_lock
-from ..tables.csv import Dialect
+from ..tables.csv import Dialect, drop_bom
 
 # %% ../../nbs/6_trabajos/51_outputs.ipynb #c008
 @dataclass(frozen=True)
@@ -141,8 +140,7 @@ def encode_rows(
     """Escribe las filas de una parte, sin cabecera ni marca."""
     if dialect is not None:
         text = table.to_csv(index=False, header=False, sep=dialect.sep, decimal=dialect.mark)
-        bodies = {"utf-8-sig": "utf-8", "utf-16": f"utf-16-{sys.byteorder[0]}e"}
-        return text.encode(bodies.get(dialect.encoding, dialect.encoding), errors="xmlcharrefreplace")
+        return text.encode(drop_bom(dialect.encoding), errors="xmlcharrefreplace")
     import pyarrow as pa
 
     arrow = pa.Table.from_arrays([_to_arrow(table[name], schema) for name in table], names=[str(name) for name in table])

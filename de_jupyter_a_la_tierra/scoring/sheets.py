@@ -10,7 +10,6 @@ __all__ = ['PART_BYTES', 'SUFFIXES', 'PART_ROWS', 'explain_reading', 'Part', 'fi
 import codecs
 import io
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ import pandas as pd
 
 # %% ../../nbs/6_trabajos/50_sheets.ipynb #imp2
 from ..errors import UsageError, explain_os_errors, tell_order
-from ..tables.csv import Dialect, OpenQuote, check_header, check_options, find_decimal, find_rows, open_bytes, open_quote, parse_cells, read_header, sniff_encoding, sniff_separator
+from ..tables.csv import Dialect, OpenQuote, check_header, check_options, drop_bom, find_decimal, find_rows, open_bytes, open_quote, parse_cells, read_header, sniff_encoding, sniff_separator
 
 # %% ../../nbs/6_trabajos/50_sheets.ipynb #c008
 @contextmanager
@@ -73,7 +72,6 @@ def find_cut(
 # %% ../../nbs/6_trabajos/50_sheets.ipynb #c014
 PART_BYTES = 8 << 20  # texto de una parte: unos segundos de trabajo y unas decenas de megas de memoria
 _MAX_ROW = 32 * PART_BYTES  # una fila más larga que esto es que unas comillas no se cierran
-_BODIES = {"utf-8-sig": "utf-8", "utf-16": f"utf-16-{sys.byteorder[0]}e"}  # sin la marca del principio
 
 # %% ../../nbs/6_trabajos/50_sheets.ipynb #c015
 class CsvSheet:
@@ -94,7 +92,7 @@ class CsvSheet:
         with explain_reading(path):
             encoding = sniff_encoding(path) if encoding == "auto" else encoding
             sep = sniff_separator(path, encoding) if sep == "auto" else sep
-            self._sep, self._body = sep, _BODIES.get(encoding, encoding)
+            self._sep, self._body = sep, drop_bom(encoding)
             self.columns = self._read_header()
         if decimal == "auto":
             first = next(self.cut(), None)

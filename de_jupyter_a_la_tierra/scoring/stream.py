@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/6_trabajos/53_stream.ipynb #imp2
-from ..errors import UsageError, explain_os_errors
+from ..errors import DISTRIBUTION, UsageError, explain_os_errors
 from ..projects.project import Project
 from ..projects.session import Product, Session, read_note
 from .outputs import Checkpoints, CsvOutput, ParquetOutput, Scored, write_header
@@ -85,7 +85,7 @@ def cut_sheets(
             yield sheet, part, (number + part.stop / max(sheet.total, 1)) / len(files)
 
 # %% ../../nbs/6_trabajos/53_stream.ipynb #c013
-_VERSIONS = ("de-jupyter-a-la-tierra", "kedro", "numpy", "onnxruntime", "pandas", "pyarrow")
+_VERSIONS = (DISTRIBUTION, "kedro", "numpy", "onnxruntime", "pandas", "pyarrow")
 
 # %% ../../nbs/6_trabajos/53_stream.ipynb #c014
 def locate(

@@ -7,7 +7,10 @@ __all__ = ['Column', 'describe_range', 'Dictionary', 'to_frame']
 
 # %% ../../nbs/2_kedro/10_dictionary.ipynb #c003
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/2_kedro/10_dictionary.ipynb #c004
 from ..errors import UsageError
@@ -98,7 +101,7 @@ class Dictionary:
 # %% ../../nbs/2_kedro/10_dictionary.ipynb #c018
 def to_frame(
     dictionary: Dictionary,  # el diccionario que se quiere leer
-) -> Any:  # `pandas.DataFrame`, una fila por columna de los datos
+) -> "pd.DataFrame":  # una fila por columna de los datos
     """El diccionario como una tabla en español."""
     import pandas as pd
 

@@ -46,7 +46,7 @@ def split_sign(
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c008
 @lru_cache
-def _number_pattern(decimal: str) -> re.Pattern:
+def _number_pattern(decimal: str) -> re.Pattern[str]:
     """Un número con ese signo decimal; el otro signo solo separa millares."""
     dot, comma = re.escape(decimal), "," if decimal == "." else r"\."
     exponent = rf"[eE](?:\+|{_MINUS})?[0-9]{{1,3}}"
@@ -153,12 +153,13 @@ def find_mark(
 
 # %% ../../nbs/2_kedro/12_values.ipynb #doubt3
 def doubtful_mark(
-    cells: pd.Series,  # (n,) celdas de texto; el índice es la línea
+    cells: pd.Series,  # (n,) celdas de texto, alguna dudosa; el índice es la línea
     path: str = "",  # la hoja, si se sabe
 ) -> UsageError:
     """El error de una columna de la que no se sabe si su coma es decimal."""
-    line, cell = next((line, cell) for line, cell in cells.items() if (mark := read_mark(cell)) and mark[0] and not mark[1])
-    where, mark = (f"En «{path}», en" if path else "En"), read_mark(cell)[0]
+    marks = ((line, cell, *(read_mark(cell) or ("", True))) for line, cell in cells.items())
+    line, cell, mark = next((line, cell, mark) for line, cell, mark, is_sure in marks if mark and not is_sure)
+    where = f"En «{path}», en" if path else "En"
     other, name = (".", "la coma") if mark == "," else (",", "el punto")
     return UsageError(
         f"{where} la columna «{cells.name}», no se sabe si {name} es decimal o separa millares: «{cell}» (línea {line}). "
@@ -218,14 +219,26 @@ def find_footer(
     if body.empty or len(names) < 2:
         return []
     crowded = (body != "").sum(axis=1).median() > 1
-    lines = []
-    for line, row in tail[::-1].iterrows():
+    lines: list[int] = []
+    for line, (_, row) in zip(tail.index[::-1], tail[::-1].iterrows(), strict=True):
         filled = row[row != ""]
         titled = any(_FOOTER.match(cell) and not body[name].str.startswith(cell).any() for name, cell in filled.items())
         if not (titled or crowded and len(filled) == 1 and not read_mark(filled.iloc[0])):
             break
         lines.insert(0, int(line))
     return lines
+
+# %% ../../nbs/2_kedro/12_values.ipynb #c023
+def require_columns(
+    raw: pd.DataFrame,  # una tabla recién leída
+    columns: list[Column],  # las que tienen que estar
+) -> None:
+    """Lanza `UsageError`, con los nombres que hay, si falta alguna columna."""
+    missing = [column.name for column in columns if column.name not in raw]
+    if missing:
+        where = f" en «{raw.attrs['path']}»" if "path" in raw.attrs else ""
+        subject = "Falta la columna" if len(missing) == 1 else "Faltan las columnas"
+        raise UsageError(f"{subject} «{'», «'.join(missing)}»{where}. Las que hay: {', '.join(map(str, raw))}.")
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c021
 def _read_any(cells: pd.Series, column: Column, decimal: str) -> tuple[pd.Series, pd.Series]:
@@ -252,18 +265,6 @@ def _quarantine(cells: pd.Series, reasons: pd.Series) -> pd.DataFrame:
         {"line": reasons.index, "column": cells.name, "value": text, "reason": reasons.array}
     ).astype({"line": "int64", "column": "str", "value": "str", "reason": "str"})
 
-# %% ../../nbs/2_kedro/12_values.ipynb #c023
-def require_columns(
-    raw: pd.DataFrame,  # una tabla recién leída
-    columns: list[Column],  # las que tienen que estar
-) -> None:
-    """Lanza `UsageError`, con los nombres que hay, si falta alguna columna."""
-    missing = [column.name for column in columns if column.name not in raw]
-    if missing:
-        where = f" en «{raw.attrs['path']}»" if "path" in raw.attrs else ""
-        subject = "Falta la columna" if len(missing) == 1 else "Faltan las columnas"
-        raise UsageError(f"{subject} «{'», «'.join(missing)}»{where}. Las que hay: {', '.join(map(str, raw))}.")
-
 # %% ../../nbs/2_kedro/12_values.ipynb #c024
 def read_rows(
     raw: pd.DataFrame,  # celdas de texto o, si ya lo son, números; índice `line`
@@ -276,7 +277,8 @@ def read_rows(
     """
     require_columns(raw, columns)
     decimal = decimal or raw.attrs.get("dialect", {}).get("decimal", ".")
-    read, problems = {}, []
+    read: dict[str, pd.Series] = {}
+    problems: list[pd.DataFrame] = []
     for column in columns:
         read[column.name], reasons = _read_any(raw[column.name], column, decimal)
         if len(reasons) or not problems:  # la primera, aunque esté vacía, pone las columnas
@@ -318,7 +320,7 @@ def check_quarantine(
     """Cuenta las filas apartadas; `WorkError` si pasan del límite o si no queda ninguna buena."""
     n_bad = int(quarantine["line"].nunique())
     if n_bad and max_bad_share < math.inf:
-        check_bad_share(n_bad, n_rows, max_bad_share, quarantine.iloc[0])
+        check_bad_share(n_bad, n_rows, max_bad_share, dict(zip(map(str, quarantine), quarantine.iloc[0], strict=True)))
     infinite = int(quarantine.loc[quarantine["reason"] == INFINITE, "line"].nunique())
     return {"n_rows": n_rows, "n_bad_rows": n_bad} | ({"n_infinite_rows": infinite} if infinite else {})
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c004
+from ..errors import DISTRIBUTION
 from ..models.artifact import Model, load_model
 from .connection import import_mlflow
 
@@ -72,7 +73,7 @@ def _load_pyfunc(path: str) -> PyfuncModel:
     return PyfuncModel(load_model(path))
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c022
-_LIBRARIES = ("de-jupyter-a-la-tierra", "onnxruntime", "scikit-learn", "skops")
+_LIBRARIES = (DISTRIBUTION, "onnxruntime", "scikit-learn", "skops")
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c023
 def name_version(

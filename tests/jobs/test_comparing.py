@@ -146,7 +146,7 @@ def test_the_page_tells_the_batch(tmp_path):
     assert text.count("<circle") == 4 * 6 and text.count('<path class="failed"') == 4 * 2 and text.count("<rect") == 8
     assert text.count("<li>No cabe. ") == 1
     assert set(page.links) == {f"notebooks/{place:03d}-trabajo.ipynb" for place in range(1, 9)}
-    assert "0,7100" in text and {"hechos", "fallidos", "12,0 s"} <= set(page.texts)
+    assert "0,7100" in text and {"hechos", "fallidos", "12 s"} <= set(page.texts)
 
 
 def test_what_a_job_says_is_only_text(tmp_path):
