@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #imp1
 import numpy as np
@@ -74,7 +74,7 @@ def parse_info(
     Lanza `WorkError` si no es una ficha, si está dañada o si es de otro formato.
     """
     try:
-        info = json.loads(content)
+        info: dict[str, Any] = json.loads(content)
         version, sealed, intact = info["format"], info["sha256"], _seal(info)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise damaged_model(source, INFO_FILE, "no es una ficha de modelo") from error
@@ -116,14 +116,14 @@ def as_matrix(
     features: tuple[str, ...],  # los k nombres, en el orden del modelo
 ) -> np.ndarray:  # (n, k) float32, sin huecos
     """Prepara las filas para un modelo; lanza `UsageError` si no son k números finitos por fila."""
-    names = getattr(X, "columns", None)
+    names, table = getattr(X, "columns", None), cast(Any, X)
     if names is not None:
         missing = [name for name in features if name not in names]
         if missing:
             raise UsageError(f"Falta la columna «{missing[0]}». El modelo necesita: {', '.join(features)}.")
-        X = X[list(features)]
+        table = table[list(features)]
     try:
-        values = np.asarray(X)
+        values = np.asarray(table)
     except ValueError as error:
         raise UsageError("Las filas no tienen todas el mismo número de columnas.") from error
     if values.dtype.kind not in "biuf":
@@ -197,9 +197,9 @@ class Model:
     def _compute(self, X: ArrayLike, *methods: str) -> list[np.ndarray]:
         """Calcula lo pedido; las respuestas salen con el tipo de las clases y, sin clases, en float64."""
         matrix, classes = as_matrix(X, self.features), self.classes
-        nothing = {"predict": [], "predict_proba": np.empty((0, len(classes)))}
+        nothing = {"predict": np.empty(0), "predict_proba": np.empty((0, len(classes)))}
         raw = self.run(methods, matrix) if len(matrix) else [nothing[method] for method in methods]
-        return [np.asarray(r, classes.dtype).reshape(-1) if m == "predict" else r for m, r in zip(methods, raw)]
+        return [np.asarray(r, classes.dtype).reshape(-1) if m == "predict" else r for m, r in zip(methods, raw, strict=True)]
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c013a
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -214,7 +214,7 @@ def _open_onnx(content: bytes, threads: int) -> Engine:
     options.log_severity_level = 4  # los errores ya los contamos nosotros
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0].name
-    outputs = dict(zip(("predict", "predict_proba"), (output.name for output in session.get_outputs())))
+    outputs = dict(zip(("predict", "predict_proba"), (output.name for output in session.get_outputs()), strict=False))  # una regresión solo tiene una
     return lambda methods, X: session.run([outputs[method] for method in methods], {entry: X})
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c015a
@@ -238,7 +238,7 @@ def _open_skops(content: bytes, threads: int) -> Engine:
     return run
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c017a
-_ENGINES = {"onnx": ("model.onnx", _open_onnx), "skops": ("model.skops", _open_skops)}
+_ENGINES: dict[str, tuple[str, Callable[[bytes, int], Engine]]] = {"onnx": ("model.onnx", _open_onnx), "skops": ("model.skops", _open_skops)}
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c019a
 def open_model(
@@ -252,10 +252,11 @@ def open_model(
     Lanza `WorkError` si alguno falta, ha cambiado o no se puede interpretar.
     """
     check_files(info, files, source)
-    file, start = _ENGINES.get(info["served_by"], ("", None))
-    if info["task"] not in ("classification", "regression") or file not in info["files"]:
-        asked = f"pide servir «{info['task']}» con «{info['served_by']}», y no sé hacerlo"
-        raise damaged_model(source, INFO_FILE, asked)
+    engine = _ENGINES.get(info["served_by"])
+    if info["task"] not in ("classification", "regression") or engine is None or engine[0] not in info["files"]:
+        reason = f"pide servir «{info['task']}» con «{info['served_by']}», y no sé hacerlo"
+        raise damaged_model(source, INFO_FILE, reason)
+    file, start = engine
     try:
         return Model(info, start(files[file], threads))
     except ImportError as error:

@@ -27,7 +27,8 @@ def _mix(state: np.ndarray) -> np.ndarray:
     """Revuelve 64 bits: cambiar uno de la entrada cambia la mitad de los de la salida."""
     state = (state ^ (state >> np.uint64(30))) * _MIX_1
     state = (state ^ (state >> np.uint64(27))) * _MIX_2
-    return np.bitwise_xor(state, state >> np.uint64(31))
+    mixed: np.ndarray = state ^ (state >> np.uint64(31))
+    return mixed
 
 # %% ../../nbs/2_kedro/30_evaluation.ipynb #c009
 def hash_rows(
