@@ -7,7 +7,7 @@ __all__ = ['STYLE', 'SCRIPT', 'build_curl', 'build_page']
 
 # %% ../../nbs/3_api/11_page.ipynb #c003
 import json
-from html import escape
+from functools import cache
 from typing import Any
 
 # %% ../../nbs/3_api/11_page.ipynb #c004
@@ -43,13 +43,13 @@ form.addEventListener("submit", async event => {
   }
   output.replaceChildren();
   try {
-    const reply = await fetch("predict_score", { method: "POST", body: JSON.stringify(row) }), said = await reply.json();
-    if (!reply.ok) return (said.errors || [said]).forEach(error => add("div", error.detail, "bad"));
+    const reply = await fetch("predict_score", { method: "POST", body: JSON.stringify(row) }), answer = await reply.json();
+    if (!reply.ok) return (answer.errors || [answer]).forEach(error => add("div", error.detail, "bad"));
     const number = value => typeof value === "number" ? value.toLocaleString("es") : value;
-    add("b", number(said.score));
-    if ("probability" in said)
-      add("span", "con una probabilidad del " + (100 * said.probability).toLocaleString("es", { maximumFractionDigits: 1 }) + " %");
-    add("pre", JSON.stringify(said, null, 2));
+    add("b", number(answer.score));
+    if ("probability" in answer)
+      add("span", "con una probabilidad del " + (100 * answer.probability).toLocaleString("es", { maximumFractionDigits: 1 }) + " %");
+    add("pre", JSON.stringify(answer, null, 2));
   } catch { add("div", "La API no contesta: comprueba que sigue en marcha.", "bad") }
 });
 """
@@ -63,13 +63,37 @@ def build_curl(
     row = json.dumps(build_example(info), ensure_ascii=False).replace("'", "'\\''")
     return f"curl -s {address}/predict_score -H 'Content-Type: application/json' -d '{row}'"
 
-# %% ../../nbs/3_api/11_page.ipynb #c012
-def _build_row(column: Column, value: float) -> str:
-    """La fila de la tabla, con su casilla, de una columna."""
-    name = escape(column.name, quote=True)
-    cells = (f'<label for="{name}"><code>{name}</code></label>', escape(column.meaning), escape(describe_range(column)))
-    field = f'<input id="{name}" name="{name}" value="{format_number(value, grouped=False)}" inputmode="decimal">'
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in (*cells, field)) + "</tr>"
+# %% ../../nbs/3_api/11_page.ipynb #tpl1
+_PAGE = """<!doctype html>
+<html lang="es"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ title }}</title><style>{{ style | safe }}</style></head><body>
+<h1>{{ title }}</h1>
+<p>Predice <code>{{ target.name }}</code> ({{ target.meaning | lower }}), que es {{ kind }}.</p>
+<p class="note">{{ data }} Versión: <code>{{ version }}</code>.</p>
+<h2>Pruébalo</h2>
+<form novalidate><table><thead><tr><th>Campo</th><th>Qué es</th><th>Rango</th><th>Valor</th></tr></thead>
+<tbody>
+{%- for column, range, value in rows %}
+<tr><td><label for="{{ column.name }}"><code>{{ column.name }}</code></label></td><td>{{ column.meaning }}</td><td>{{ range }}</td>
+<td><input id="{{ column.name }}" name="{{ column.name }}" value="{{ value }}" inputmode="decimal"></td></tr>
+{%- endfor %}
+</tbody></table>
+<p><button>Predecir</button></p></form><output aria-live="polite"></output>
+<h2>Desde una terminal</h2>
+<pre><code>{{ curl }}</code></pre>
+<p>Manda una lista de filas y recibirás una lista de predicciones, en su orden.</p>
+<h2>Desde otro programa</h2>
+<ul><li><a href="openapi.json">openapi.json</a>: la API descrita en OpenAPI 3.1</li>
+<li><a href="model">model</a>: la ficha del modelo</li><li><a href="health">health</a>: si está en marcha</li></ul>
+<script>{{ script | safe }}</script></body></html>"""
+
+
+@cache
+def _open_template() -> Any:  # una plantilla de Jinja
+    """La plantilla de la página, que escapa todo lo que se le da."""
+    from jinja2 import Environment, StrictUndefined
+
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
 
 # %% ../../nbs/3_api/11_page.ipynb #c013
 def build_page(
@@ -79,24 +103,12 @@ def build_page(
 ) -> str:  # HTML, sin nada que pedir fuera
     """Explica la API de un modelo en una página con un formulario para probarla."""
     target, example = Column.from_dict(info["target"]), build_example(info)
-    rows = "\n".join(_build_row(Column.from_dict(f), example[f["name"]]) for f in info["features"])
-    choices = ", ".join(map(str, info["classes"]))
-    kind = f"una de estas clases: {choices}" if choices else f"un número{f', en {target.unit}' if target.unit else ''}"
-    title = escape(f"Predicciones de «{info['name']}»")
-    return f"""<!doctype html>
-<html lang="es"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>{STYLE}</style></head><body>
-<h1>{title}</h1>
-<p>Predice <code>{escape(target.name)}</code> ({escape(target.meaning.lower())}), que es {escape(kind)}.</p>
-<p class="note">{escape(describe_data(info))} Versión: <code>{escape(version)}</code>.</p>
-<h2>Pruébalo</h2>
-<form novalidate><table><thead><tr><th>Campo</th><th>Qué es</th><th>Rango</th><th>Valor</th></tr></thead>
-<tbody>{rows}</tbody></table>
-<p><button>Predecir</button></p></form><output aria-live="polite"></output>
-<h2>Desde una terminal</h2>
-<pre><code>{escape(build_curl(info, address))}</code></pre>
-<p>Manda una lista de filas y recibirás una lista de predicciones, en su orden.</p>
-<h2>Desde otro programa</h2>
-<ul><li><a href="openapi.json">openapi.json</a>: la API descrita en OpenAPI 3.1</li>
-<li><a href="model">model</a>: la ficha del modelo</li><li><a href="health">health</a>: si está en marcha</li></ul>
-<script>{SCRIPT}</script></body></html>"""
+    columns, choices = [Column.from_dict(feature) for feature in info["features"]], ", ".join(map(str, info["classes"]))
+    page: str = _open_template().render(
+        title=f"Predicciones de «{info['name']}»",
+        target=target,
+        kind=f"una de estas clases: {choices}" if choices else f"un número{f', en {target.unit}' if target.unit else ''}",
+        rows=[(column, describe_range(column), format_number(example[column.name], grouped=False)) for column in columns],
+        data=describe_data(info), version=version, curl=build_curl(info, address), style=STYLE, script=SCRIPT,
+    )
+    return page

@@ -9,8 +9,8 @@ __all__ = ['MAX_BODY', 'SMALL_BODY', 'ModelService', 'build_app', 'open_socket',
 import errno
 import json
 import socket
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -54,7 +54,7 @@ class ModelService:
         columns = [scores.tolist()]
         if probabilities is not None:
             columns.append(probabilities.astype("float64").round(4).tolist())
-        answers = [self._answer(*values, self.origin, self.version) for values in zip(*columns)]
+        answers = [self._answer(*values, self.origin, self.version) for values in zip(*columns, strict=True)]
         return self._encode(answers[0] if single else answers)
 
 # %% ../../nbs/3_api/12_server.ipynb #c014
@@ -151,7 +151,7 @@ def build_app(
         Route("/docs", api.read_docs),
         Route("/", lambda request: RedirectResponse("docs")),
     ]
-    handlers = {TierraError: _explain_ours, HTTPException: _explain_http, Exception: _explain_crash}
+    handlers: dict[Any, Callable[..., Response]] = {TierraError: _explain_ours, HTTPException: _explain_http, Exception: _explain_crash}
     handlers[ClientDisconnect] = lambda request, error: Response(status_code=499)  # ya no hay a quién contestar
     return Starlette(routes=routes, middleware=list(middleware), exception_handlers=handlers)
 
@@ -169,12 +169,12 @@ def open_socket(
 ) -> socket.socket:  # ya a la escucha
     """Reserva una dirección y un puerto; `UsageError` si no se puede."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except socket.gaierror as error:
         raise UsageError(f"No se puede escuchar en «{host}»: no es una dirección; prueba con --host 127.0.0.1.") from error
     except OSError as error:
-        reason = _REFUSALS.get(error.errno, error.strerror)
+        reason = _REFUSALS.get(error.errno or 0, error.strerror or str(error))
         raise UsageError(f"No se puede escuchar en el puerto {port} de «{host}»: {reason}.") from error
 
 # %% ../../nbs/3_api/12_server.ipynb #c029
@@ -188,7 +188,5 @@ def run_server(
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=5
     )
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn ya ha recogido; lo repite por si alguien más quiere saberlo
         uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn ya ha recogido; lo repite por si alguien más quiere saberlo
-        pass

@@ -48,7 +48,7 @@ def data(real: bool, origin_file: Path | None, rows: int, seed: int, force: bool
         fetch_published(sources.url, sources.sha256, path)
     elif origin_file:
         adopt_table(origin_file, list(sources.dictionary.columns), path, options)
-    else:
+    elif sources.simulate:
         write_simulated(sources.simulate, path, rows, seed)
     click.echo(f"Datos listos en {os.path.relpath(path)}.")
     click.echo(f"Para usarlos: {tell_order('tierra run')}{'' if origin == 'simulated' else f' --params origin={origin}'}")
@@ -64,7 +64,7 @@ def echo_products(
         click.echo(f"{product.label:<26} {place if '://' in place else os.path.relpath(place)}", err=err)
 
 # %% ../../nbs/2_kedro/64_cli_pipelines.ipynb #c014
-def _run_and_report(params: dict, pipeline: str | None = None, **options: object) -> None:
+def _run_and_report(params: dict[str, Any], pipeline: str | None = None, **options: Any) -> None:
     """Ejecuta un pipeline en el proyecto de esta carpeta y enseña lo que produjo."""
     from de_jupyter_a_la_tierra.projects.project import find_project
     from de_jupyter_a_la_tierra.projects.session import Session, list_products

@@ -34,7 +34,7 @@ class TableDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         metadata: dict[str, Any] | None = None,  # lo que el catálogo quiera apuntar; aquí no se usa
     ):
         self._filepath = Path(filepath)
-        self._options = {"sep": sep, "encoding": encoding, "decimal": decimal}
+        self._options: dict[str, Any] = {"sep": sep, "encoding": encoding, "decimal": decimal}
         self.metadata = metadata
 
     def load(self) -> pd.DataFrame:
@@ -69,7 +69,7 @@ class ModelDataset(AbstractVersionedDataset[dict[str, Any], Model]):
         version: Version | None = None,  # la versión que se quiere leer o escribir; la pone Kedro
         metadata: dict[str, Any] | None = None,  # lo que el catálogo quiera apuntar; aquí no se usa
     ):
-        super().__init__(filepath=Path(filepath), version=version)
+        super().__init__(filepath=Path(filepath), version=version)  # type: ignore[arg-type]
         self.metadata = metadata
 
     def load(self) -> Model:

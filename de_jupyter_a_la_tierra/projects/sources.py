@@ -8,7 +8,7 @@ __all__ = ['write_simulated', 'fetch_published', 'copy_published', 'adopt_table'
 # %% ../../nbs/2_kedro/50_sources.ipynb #c003
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def copy_published(
         shutil.copyfile(origin, draft)
 
 # %% ../../nbs/2_kedro/50_sources.ipynb #c021
-def _to_point(cells: pd.Series, column: Column, attrs: dict[str, Any]) -> pd.Series:
+def _to_point(cells: pd.Series, column: Column, attrs: Mapping[Any, Any]) -> pd.Series:
     """Las celdas de una columna con punto decimal y, si lo que tenía era una coma, sin separar millares."""
     mark = find_mark(cells, column, attrs["dialect"]["decimal"])
     if mark is None:
