@@ -60,7 +60,7 @@ class StageCommands(click.Group):
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
-            asked = next(iter(self.announced[ctx.invoked_subcommand].extras), "")
+            asked = next(iter(self.announced[ctx.invoked_subcommand or ""].extras), "")
             extra = find_extra(error.name or "", asked)
             if not extra:
                 raise
@@ -82,7 +82,7 @@ def tierra(debug: bool) -> None:
     """
 
 # %% ../../nbs/2_kedro/63_cli.ipynb #c008
-COMMAND = {"options_metavar": "[OPCIONES]"}  # lo que comparten todas las órdenes
+COMMAND: dict[str, Any] = {"options_metavar": "[OPCIONES]"}  # lo que comparten todas las órdenes
 PATH = click.Path(path_type=Path)
 params_option = click.option(
     "--params", multiple=True, metavar="CLAVE=VALOR,…", help="Parámetros que cambian los de conf/base."

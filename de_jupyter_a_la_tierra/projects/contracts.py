@@ -38,7 +38,7 @@ def build_column(
     """Las reglas de una columna ya leída: su tipo, sus límites y si puede faltar."""
     import pandera.pandas as pa
 
-    labels = {"title": column.meaning, "description": describe_range(column) or None}
+    labels: dict[str, Any] = {"title": column.meaning, "description": describe_range(column) or None}
     if column.kind != "number":
         filled = [pa.Check.str_length(min_value=1, error="no puede estar vacía")] if column.required else []
         return pa.Column("str", filled, **labels)
@@ -115,11 +115,11 @@ def explain_failure(
     error: Exception,  # el `DataValidationError` de Kedro o el `SchemaErrors` de pandera
 ) -> WorkError:  # qué tabla, qué regla, cuántas filas y la primera
     """Cuenta en español por qué una tabla no cumple su contrato."""
-    report = error if hasattr(error, "failure_cases") else error.__cause__
+    report: Any = error if hasattr(error, "failure_cases") else error.__cause__
     if hasattr(report, "failure_cases"):
         sentences = _describe_report(report.failure_cases)
     else:
-        sentences = [_describe_failure(failure) for failure in error.failures] or [error.message]
+        sentences = [_describe_failure(failure) for failure in getattr(error, "failures", ())] or [getattr(error, "message", str(error))]
     name = getattr(error, "dataset_name", None) or report.schema.name
     others = len(sentences) - 1
     more = "" if not others else " Falla otra regla más." if others == 1 else f" Fallan otras {others} reglas."

@@ -69,7 +69,7 @@ class ProgressBarHook:
     """Dibuja una barra con el nodo que se está ejecutando, si hay alguien delante de una terminal."""
 
     def __init__(self) -> None:
-        self._bar, self._task = None, None
+        self._bar: Any = None  # la de rich, mientras se dibuja
 
     @hook_impl
     def before_pipeline_run(
@@ -116,7 +116,7 @@ class ProgressBarHook:
 # %% ../../nbs/2_kedro/52_hooks.ipynb #kind1
 def _name_kind(value: Any) -> str:
     """La clase de un valor, dicha para una persona."""
-    kinds = {"un texto": str, "un número": (int, float), "una lista": list, "un grupo de opciones (clave.opción=valor)": dict}
+    kinds: dict[str, Any] = {"un texto": str, "un número": (int, float), "una lista": list, "un grupo de opciones (clave.opción=valor)": dict}
     return next((name for name, types in kinds.items() if isinstance(value, types)), "otra cosa")
 
 # %% ../../nbs/2_kedro/52_hooks.ipynb #c016
