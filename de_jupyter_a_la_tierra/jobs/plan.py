@@ -44,7 +44,7 @@ class Job:
     purpose: str  # qué hace, en una frase
     path: Path  # dónde está
 
-# %% ../../nbs/6_trabajos/30_plan.ipynb #c009
+
 def _read_job(path: Path) -> Job | None:
     """El trabajo que hay en un cuaderno; `None` si no tiene celda de parámetros."""
     cells = json.loads(read_notebook(path))["cells"]

@@ -146,15 +146,6 @@ class Runs:
             return {}
         return {"MLFLOW_RUN_ID": run_id, "MLFLOW_TRACKING_URI": self._client.tracking_uri}
 
-# %% ../../nbs/6_trabajos/31_runs.ipynb #c009
-def open_runs(
-    project: Project,  # lo que devolvió `find_project`
-) -> Runs:  # que no apuntará nada, si el proyecto no usa MLflow o si MLflow no contesta
-    """Prepara lo que hace falta para apuntar los trabajos de un proyecto; MLflow no se abre hasta que se le pide algo."""
-    config = _read_settings(project)
-    place = f"{find_server(project.root, config)} {_name_experiment(project, config)}" if config else ""
-    return Runs(partial(_connect, project, config), place)
-
 # %% ../../nbs/6_trabajos/31_runs.ipynb #c010
 def _read_settings(project: Project) -> dict[str, Any] | None:
     """Cómo usa MLflow un proyecto; `None` si no lo usa."""
@@ -177,3 +168,12 @@ def _connect(project: Project, config: dict[str, Any] | None) -> tuple[Any, str]
     known, place = client.get_experiment_by_name(title), (project.root / "mlruns").as_uri()
     experiment = known.experiment_id if known else client.create_experiment(title, place if is_local(client.tracking_uri) else None)
     return client, experiment
+
+# %% ../../nbs/6_trabajos/31_runs.ipynb #c009
+def open_runs(
+    project: Project,  # lo que devolvió `find_project`
+) -> Runs:  # que no apuntará nada, si el proyecto no usa MLflow o si MLflow no contesta
+    """Prepara lo que hace falta para apuntar los trabajos de un proyecto; MLflow no se abre hasta que se le pide algo."""
+    config = _read_settings(project)
+    place = f"{find_server(project.root, config)} {_name_experiment(project, config)}" if config else ""
+    return Runs(partial(_connect, project, config), place)
