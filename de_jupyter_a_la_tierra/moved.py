@@ -23,7 +23,7 @@ MOVED = {  # dónde estaba cada cosa en la 0.2 y dónde está ahora
     "cluster": "jobs.cluster", "collecting": "jobs.report", "comparing": "jobs.report",
     "connection": "tracking.connection", "contracts": "projects.contracts", "conversion": "models.freezing",
     "datasets": "projects.datasets", "diagnosis": "projects.failures errors", "dialects": "tables.csv",
-    "dictionary": "tables.dictionary", "dispatch": "cli.jobs", "errand": "jobs.child",
+    "dictionary": "tables.dictionary", "dispatch": "cli.dispatch", "errand": "jobs.child",
     "evaluation": "models.evaluation", "example": "landing.example", "execution": "jobs.runner",
     "exporting": "landing.export", "flavor": "tracking.flavor", "freezing": "models.freezing",
     "guarding": "engine.guarding", "hooks": "projects.hooks", "imports": "engine.imports",
@@ -60,7 +60,7 @@ class _Forwarder:
     def exec_module(self, module: ModuleType) -> None:
         """Lo llena: cada nombre, al pedirlo."""
         homes = [f"{_OURS}.{home}" for home in MOVED[module.__name__.partition(".")[2]].split()]
-        warnings.warn(f"«{module.__name__}» está ahora en {' y '.join(homes)}: cambia el import.", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"«{module.__name__}» está ahora en {' y '.join(homes)}: cambia el import.", DeprecationWarning, stacklevel=1)
 
         def find(name: str) -> Any:
             for home in map(import_module, homes if not name.startswith("__") else ()):

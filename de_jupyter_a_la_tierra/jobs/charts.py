@@ -43,7 +43,7 @@ def find_ticks(
     first = math.ceil(low / step - 1e-9)
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
-# %% ../../nbs/6_trabajos/40_charts.ipynb #c012
+# %% ../../nbs/6_trabajos/40_charts.ipynb #c013
 @dataclass(frozen=True)
 class Axis:
     """Dónde cae cada valor, y qué marcas se escriben."""
@@ -52,7 +52,7 @@ class Axis:
     ticks: list[tuple[float, str]]  # cada marca: sitio y texto
     is_ordered: bool  # si entre dos valores hay otros
 
-# %% ../../nbs/6_trabajos/40_charts.ipynb #c013
+
 def build_axis(
     values: Sequence[Any],  # lo que hay que colocar
 ) -> Axis:
@@ -142,7 +142,7 @@ def draw_points(
     label = escape(f"{y_label} según {x_label}")
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
-# %% ../../nbs/6_trabajos/40_charts.ipynb #c024
+# %% ../../nbs/6_trabajos/40_charts.ipynb #c025
 @dataclass(frozen=True)
 class Span:
     """El rato que ocupó un trabajo."""
@@ -153,7 +153,7 @@ class Span:
     title: str = ""  # lo que se lee al pasar por encima
     href: str = ""  # adónde lleva
 
-# %% ../../nbs/6_trabajos/40_charts.ipynb #c025
+
 def draw_spans(
     spans: list[Span],  # los trabajos, por orden; al menos uno
 ) -> str:  # SVG

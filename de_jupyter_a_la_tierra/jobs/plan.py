@@ -10,7 +10,6 @@ __all__ = ['FOLDER', 'Job', 'list_jobs', 'find_notebook', 'read_runs', 'plan_bat
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,7 +43,7 @@ class Job:
     purpose: str  # qué hace, en una frase
     path: Path  # dónde está
 
-# %% ../../nbs/6_trabajos/30_plan.ipynb #c009
+
 def _read_job(path: Path) -> Job | None:
     """El trabajo que hay en un cuaderno; `None` si no tiene celda de parámetros."""
     cells = json.loads(read_notebook(path))["cells"]

@@ -146,6 +146,14 @@ class Runs:
             return {}
         return {"MLFLOW_RUN_ID": run_id, "MLFLOW_TRACKING_URI": self._client.tracking_uri}
 
+# %% ../../nbs/6_trabajos/31_runs.ipynb #c010
+def _connect(project: Project, config: dict[str, Any] | None) -> tuple[Any, str]:
+    """El cliente de MLflow y el número del experimento de un proyecto; `None` si no usa MLflow."""
+    if config is None:
+        return None, ""
+    client = connect(project.root, config)
+    return client, find_experiment(client, project.root, project.package, config)[1]
+
 # %% ../../nbs/6_trabajos/31_runs.ipynb #c009
 def open_runs(
     project: Project,  # lo que devolvió `find_project`
@@ -154,11 +162,3 @@ def open_runs(
     config = read_config(load_config(project))
     place = f"{find_server(project.root, config)} {name_experiment(project.package, config)}" if config else ""
     return Runs(partial(_connect, project, config), place)
-
-# %% ../../nbs/6_trabajos/31_runs.ipynb #c010
-def _connect(project: Project, config: dict[str, Any] | None) -> tuple[Any, str]:
-    """El cliente de MLflow y el número del experimento de un proyecto; `None` si no usa MLflow."""
-    if config is None:
-        return None, ""
-    client = connect(project.root, config)
-    return client, find_experiment(client, project.root, project.package, config)[1]

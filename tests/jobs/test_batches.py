@@ -26,7 +26,7 @@ import pytest
 from click.testing import CliRunner, Result
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from de_jupyter_a_la_tierra.cli import jobs as dispatch
+from de_jupyter_a_la_tierra.cli import dispatch
 from de_jupyter_a_la_tierra.cli.jobs import jobs
 from de_jupyter_a_la_tierra.engine.processes import warm_context
 from de_jupyter_a_la_tierra.errors import TierraError, UsageError, WorkError
