@@ -69,12 +69,14 @@ def write_report(
     exams = [_exam_row(name, metrics[exam]) for exam, name in EXAMS.items()]
     parts = [
         "# Informe del modelo",
-        f"{quote_markdown(describe_data(provenance, counts))} Fichero {quote_markdown(provenance.get('file'))}, sha256 `{provenance.get('sha256')}`.",
+        f"{quote_markdown(describe_data(provenance, counts))} Fichero {quote_markdown(provenance.get('file', ''))}, sha256 `{provenance.get('sha256')}`.",
         f"Modelo: {quote_markdown(options)}. Columnas: {', '.join(map(quote_markdown, features))}.",
         "## Cuánto acierta",
         _markdown_table(["examen", "comidas", "acierto", "línea base", "a una pata", "F1 macro"], exams),
-        "«Línea base» es responder siempre la nota más común; «a una pata», fallar como mucho por una. "
-        "El examen por filas es el publicado en 2020; el de gemelas juntas es el que sirve para comparar modelos.",
+        (
+            "«Línea base» es responder siempre la nota más común; «a una pata», fallar como mucho por una. "
+            "El examen por filas es el publicado en 2020; el de gemelas juntas es el que sirve para comparar modelos."
+        ),
     ]
     for exam, name in EXAMS.items():
         rows = [
