@@ -81,10 +81,10 @@ def _run_and_report(params: dict[str, Any], pipeline: str | None = None, **optio
             click.echo("\n" + session.catalog.load(product.dataset).strip() + "\n")
     echo_products(products)
 
-# %% ../../nbs/2_kedro/64_cli_pipelines.ipynb #k010
+# %% ../../nbs/2_kedro/64_cli_pipelines.ipynb #c015
 _RUNNERS = ["SequentialRunner", "ThreadRunner", "ParallelRunner"]
 
-# %% ../../nbs/2_kedro/64_cli_pipelines.ipynb #c015
+
 def _split_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
     """Los nombres de una lista con comas."""
     return [name.strip() for name in value.split(",") if name.strip()]
