@@ -69,7 +69,7 @@ def write_report(
     exams = [_exam_row(name, metrics[exam]) for exam, name in EXAMS.items()]
     parts = [
         "# Informe del modelo",
-        f"{quote_markdown(describe_data(provenance, counts))} Fichero {quote_markdown(provenance.get('file', ''))}, sha256 `{provenance.get('sha256')}`.",
+        f"{quote_markdown(describe_data(provenance, counts))} Fichero {quote_markdown(str(provenance.get('file')))}, sha256 `{provenance.get('sha256')}`.",
         f"Modelo: {quote_markdown(options)}. Columnas: {', '.join(map(quote_markdown, features))}.",
         "## Cuánto acierta",
         _markdown_table(["examen", "comidas", "acierto", "línea base", "a una pata", "F1 macro"], exams),
