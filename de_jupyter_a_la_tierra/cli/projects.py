@@ -13,7 +13,7 @@ import shlex
 import unicodedata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #imp1
 import click
@@ -21,6 +21,11 @@ import click
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #imp2
 from .main import COMMAND, PATH, dialect_options, drop_option
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from de_jupyter_a_la_tierra.landing.inference import Task
+    from de_jupyter_a_la_tierra.landing.merge import Change
+    from de_jupyter_a_la_tierra.landing.templates import Landing
 
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c007
 _ACTIONS = {
@@ -36,12 +41,12 @@ _ACTIONS = {
 
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c008
 def list_changes(
-    changes: list[Any],  # lo que devuelve `raise_stage`
+    changes: list["Change"],  # lo que devuelve `raise_stage`
 ) -> list[str]:  # una línea por fichero que no se ha quedado igual
     """Cuenta qué se ha hecho con cada fichero."""
-    told = [change for change in changes if change.action in _ACTIONS]
-    names = {change.path: f"{change.old} → {change.path}" if change.old else change.path for change in told}
-    return [_ACTIONS[c.action].format(path=c.path, name=names[c.path], beside=c.beside) for c in told]
+    worth = [change for change in changes if change.action in _ACTIONS]
+    names = {change.path: f"{change.old} → {change.path}" if change.old else change.path for change in worth}
+    return [_ACTIONS[c.action].format(path=c.path, name=names[c.path], beside=c.beside) for c in worth]
 
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c010
 def tell_next_step(
@@ -107,9 +112,9 @@ def describe_table(
     table: Any,  # la hoja, leída por `read_table`
     target: str,  # la columna que se predice
     stage: int,  # hasta qué etapa llega el proyecto, de 1 a 6
-    task: str | None = None,  # «classification» o «regression»; None: según el objetivo
+    task: "Task | None" = None,  # None: según el objetivo
     join: bool = False,  # si son la misma clase los textos que solo cambian en mayúsculas, tildes o espacios
-) -> tuple[Any, list[str]]:  # la ficha (`Landing`); lo que conviene saber, frase a frase
+) -> tuple["Landing", list[str]]:  # la ficha; lo que conviene saber, frase a frase
     """La ficha de un proyecto con datos propios; lanza lo mismo que `infer_dictionary`."""
     from de_jupyter_a_la_tierra.landing.inference import infer_dictionary, typical_row
     from de_jupyter_a_la_tierra.landing.templates import Landing
@@ -147,7 +152,7 @@ def describe_table(
 @click.option("--dest", type=PATH, metavar="CARPETA", help="Dónde; si no, en una con su nombre.")
 @dialect_options
 def new(
-    title: str, sheet: Path, target: str, stage: int, task: str | None, join_labels: bool, dest: Path | None, **options: Any
+    title: str, sheet: Path, target: str, stage: int, task: "Task | None", join_labels: bool, dest: Path | None, **options: Any
 ) -> None:
     """Empieza un proyecto con una hoja tuya.
 
@@ -160,11 +165,15 @@ def new(
     landing, notes = describe_table(title, read_table(sheet, **options), target, stage, task, join_labels)
     folder, columns = dest or Path(landing.name), list(landing.dictionary.columns)
     own = f"data/01_raw/{landing.name}_own.csv"
-    files = land(landing, folder, prepare=lambda aside: adopt_table(sheet, columns, aside / own, options))
+
+    def adopt(aside: Path) -> None:
+        adopt_table(sheet, columns, aside / own, options)
+
+    files = land(landing, folder, prepare=adopt)
     place = os.path.relpath(folder)
     click.echo(f"El proyecto «{landing.title}», en la etapa {stage}, está en {place}: {len(files)} ficheros y tu hoja.")
     for note in notes:
         click.echo(f"· {note}")
     if stage > 1:
         click.echo("· Los rangos son un borrador: revísalos, y escribe qué es cada columna, en nbs/2_kedro/01_columns.ipynb.")
-    click.echo(f"Ahora: cd {shlex.quote(place)} && make run" if place != "." else "Ahora: make run")
+    click.echo(tell_next_step(Path(place)))

@@ -53,10 +53,10 @@ def is_travelling(
     name: str,  # el nombre del ejemplo
 ) -> bool:
     """Dice si un cuaderno del libro se va con el ejemplo."""
-    stage, stem = _NOTEBOOK.fullmatch(path).groups()
     if module := _MODULE.search(text):
         return module[1].startswith(f"{name}.")
-    return stage == "1" or not stem[0].isdigit()
+    stage, _, stem = path.partition("/")
+    return stage.startswith("1_") or not stem[0].isdigit()
 
 # %% ../../nbs/7_aterrizar/12_example.ipynb #b26b4519
 _NUMBERED = re.compile(r"(.+/)(\d+)([a-z]?)_(\w+\.ipynb)")
@@ -67,7 +67,7 @@ def renumber(
 ) -> dict[str, str]:  # la de cada uno en el libro → la que tendrá en el proyecto, en orden de lectura
     """Numera seguidos los cuadernos de cada carpeta."""
     parts = {path: found.groups() for path in paths if (found := _NUMBERED.fullmatch(path))}
-    names, last = {path: path for path in paths if path not in parts}, Counter()
+    names, last = {path: path for path in paths if path not in parts}, Counter[str]()
     for path, (folder, number, _, name) in sorted(parts.items(), key=lambda item: _reading_order(item[1])):
         last[folder] += 1 if int(number) else 0
         names[path] = f"{folder}{last[folder]:02d}_{name}"
@@ -91,7 +91,7 @@ def relink(
 ) -> str:
     """Manda al libro los enlaces a cuadernos que no se van, o que son de una etapa posterior."""
 
-    def point(link: re.Match) -> str:
+    def point(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link[1]))
         if target in travelling and target[0] <= path[0]:
             return f"]({posixpath.relpath(travelling[target], posixpath.dirname(path))}{link[2]})"

@@ -92,13 +92,13 @@ def merge_notebooks(
         merged = merge_texts(base, theirs, ours)
         return merged if merged is not None and _is_json(merged) else None
     try:
-        cells = [nbformat.reads(text, as_version=4) for text in (base, theirs, ours)]
+        cells = [nbformat.reads(text, as_version=4) for text in (base, theirs, ours)]  # type: ignore[no-untyped-call]
         merged, decisions = nbdime.merge_notebooks(*cells)
-    except Exception:  # lo suyo puede no ser ya un cuaderno, y de mil maneras
+    except Exception:  # noqa: BLE001  # lo suyo puede no ser ya un cuaderno, y de mil maneras
         return None
     if any(decision.conflict for decision in decisions):
         return None
-    return theirs if merged == cells[1] else nbformat.writes(merged) + "\n"
+    return theirs if merged == cells[1] else str(nbformat.writes(merged)) + "\n"  # type: ignore[no-untyped-call]
 
 # %% ../../nbs/7_aterrizar/13_merge.ipynb #c018
 def _is_json(text: str) -> bool:
@@ -192,12 +192,13 @@ def recall_text(
     """Busca en la historia de git del proyecto lo que se escribió."""
     git = shutil.which("git")
 
+    if git is None:
+        return None
+
     def ask(*command: str) -> bytes:
         done = subprocess.run([git, *command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True)
         return b"" if done.returncode else done.stdout
 
-    if git is None:
-        return None
     for line in ask("rev-list", "--all", "--objects", "--", path).decode("utf-8", "replace").splitlines():
         blob, _, name = line.partition(" ")
         if name.endswith(PurePosixPath(path).name):
@@ -306,7 +307,7 @@ def apply_changes(
         if change.old and change.action == "aside" and not (folder / change.path).exists():
             (folder / change.old).rename(folder / change.path)
     for change in changes:
-        if change.action == "retired":
+        if change.action == "retired" and change.beside:
             (folder / change.path).rename(folder / change.beside)
         elif change.old or change.action == "removed":
             _remove(folder / (change.old or change.path), folder)

@@ -52,8 +52,8 @@ def render_project(
 # %% ../../nbs/7_aterrizar/21_stages.ipynb #c014
 def _diff_text(path: str, before: str, after: str) -> str:
     """El diff de un fichero, como lo escribiría git, con una línea de contexto."""
-    lines = (text.splitlines(keepends=True) for text in (before, after))
-    return "".join(difflib.unified_diff(*lines, f"a/{path}", f"b/{path}", n=1))
+    old, new = (text.splitlines(keepends=True) for text in (before, after))
+    return "".join(difflib.unified_diff(old, new, f"a/{path}", f"b/{path}", n=1))
 
 # %% ../../nbs/7_aterrizar/21_stages.ipynb #c015
 def compare_stages(

@@ -75,9 +75,9 @@ _TEST_TOOLS = ["nbdev", "execnb", "fastcore", "fastgit", "ghapi", "pytest", "pyt
 def read_tools() -> dict[str, Any]:  # «docs» y «repository», dónde está el libro; «test_tools», lo que instala `make test`
     """Lo que una plantilla necesita saber de las herramientas."""
     about = metadata(DISTRIBUTION)
-    urls = dict(line.split(", ") for line in about.get_all("Project-URL"))
-    pins = [line.partition(";") for line in about.get_all("Requires-Dist") if re.search(r"extra == .dev.", line)]
-    pins = [requirement for requirement, _, _ in pins if re.match(r"[\w-]+", requirement)[0] in _TEST_TOOLS]
+    urls = dict(line.split(", ") for line in about.get_all("Project-URL", []))
+    lines = [line.partition(";")[0] for line in about.get_all("Requires-Dist", []) if re.search(r"extra == .dev.", line)]
+    pins = [line for line in lines if re.split(r"[^\w-]", line)[0] in _TEST_TOOLS]
     return {"docs": urls["Documentación"], "repository": about["Home-page"], "test_tools": pins}
 
 # %% ../../nbs/7_aterrizar/11_templates.ipynb #c017
