@@ -86,13 +86,11 @@ class BatchRequest:
 def _open_workers(request: BatchRequest) -> Iterator[tuple[Workers | int, int]]:
     """Quién hace los trabajos y cuántos a la vez; `UsageError` si se piden cosas de esta máquina y de un clúster."""
     tls = {name: getattr(request, name) for name in ("tls_ca", "tls_cert", "tls_key")}
-    if request.scheduler is None:
-        if any(tls.values()):
-            raise UsageError("Los certificados (--tls-…) son para hablar con un planificador: falta --scheduler tls://máquina:8786.")
+    if request.scheduler is None and not any(tls.values()):
         workers = request.workers or os.cpu_count() or 1
         yield workers, workers
         return
-    if request.workers:
+    if request.workers and request.scheduler:
         raise UsageError("--workers es para esta máquina: en un clúster, los que haya. Quita una de las dos, --workers o --scheduler.")
     with open_executor(request.scheduler, **tls) as executor:
         yield executor, executor.slots

@@ -284,7 +284,7 @@ def _ask_scheduler(client: Any) -> Any:
 # %% ../../nbs/6_trabajos/36_cluster.ipynb #c009a
 @contextmanager
 def open_executor(
-    address: str,  # tcp://máquina:puerto, o tls:// con sus certificados
+    address: str | None,  # tcp://máquina:puerto, o tls:// con sus certificados; None si se dieron sin decir de quién
     tls_ca: Path | None = None,  # el certificado de la autoridad que firma los demás
     tls_cert: Path | None = None,  # el nuestro
     tls_key: Path | None = None,  # su clave privada
@@ -295,6 +295,8 @@ def open_executor(
 
     Lanza `UsageError` si la dirección o los certificados están mal dichos y `WorkError` si no hay con quién trabajar.
     """
+    if address is None:
+        raise UsageError("Los certificados (--tls-…) son para hablar con un planificador: falta --scheduler tls://máquina:8786.")
     client = connect_scheduler(address, {"ca": tls_ca, "cert": tls_cert, "key": tls_key}, timeout)
     try:
         try:

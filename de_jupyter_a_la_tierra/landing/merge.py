@@ -92,13 +92,13 @@ def merge_notebooks(
         merged = merge_texts(base, theirs, ours)
         return merged if merged is not None and _is_json(merged) else None
     try:
-        cells = [nbformat.reads(text, as_version=4) for text in (base, theirs, ours)]  # type: ignore[no-untyped-call]
+        cells = [nbformat.reads(text, as_version=4) for text in (base, theirs, ours)]
         merged, decisions = nbdime.merge_notebooks(*cells)
     except Exception:  # noqa: BLE001  # lo suyo puede no ser ya un cuaderno, y de mil maneras
         return None
     if any(decision.conflict for decision in decisions):
         return None
-    return theirs if merged == cells[1] else str(nbformat.writes(merged)) + "\n"  # type: ignore[no-untyped-call]
+    return theirs if merged == cells[1] else str(nbformat.writes(merged)) + "\n"
 
 # %% ../../nbs/7_aterrizar/13_merge.ipynb #c018
 def _is_json(text: str) -> bool:
