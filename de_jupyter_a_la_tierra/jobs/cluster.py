@@ -171,10 +171,9 @@ class ClusterExecutor(Executor):
         self._woken, self._closed = threading.Event(), False
         threading.Thread(target=self._watch, daemon=True, name="tierra-cluster").start()
 
-    def submit(
+    def submit(  # type: ignore[override]  # sin «/», que dejaría a `fn` sin su comentario
         self,
         fn: Callable[_P, _T],  # una función de un módulo que los workers puedan importar
-        /,
         *args: _P.args,  # sus argumentos, que viajan por valor: de la biblioteca estándar o de este paquete
         **kwargs: _P.kwargs,  # los que tienen nombre
     ) -> Future[_T]:
