@@ -85,12 +85,16 @@ def tell_order(
 DISTRIBUTION = "de-jupyter-a-la-tierra"  # como se llama en un índice y en `pip`; al importarlo, con guiones bajos
 
 # %% ../nbs/2_kedro/01_errors.ipynb #xc008
+_SOLD_AS = {"yaml": "pyyaml"}  # lo que se importa con un nombre y se instala con otro
+
+
 def find_extra(
     module: str,  # el módulo que no se pudo importar: «kedro.io»
     preferred: str = "",  # el extra que hace falta de todos modos, si se sabe
 ) -> str | None:  # ese mismo, si lo trae; si no, el primero que lo traiga
     """El extra del paquete que trae un módulo; `None` si ninguno."""
     library, found = module.partition(".")[0].replace("_", "-").lower(), []
+    library = _SOLD_AS.get(library, library)
     for requirement in requires(DISTRIBUTION) or []:
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].replace("_", "-").lower()
         extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)

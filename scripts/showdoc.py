@@ -189,7 +189,7 @@ def _path(command: object) -> list[str]:
 def _help(path: list[str]) -> str:
     """La ayuda de una orden, tal como sale en la terminal: se le pide a la orden misma."""
     package = get_config().lib_path.name
-    call = [sys.executable, "-c", f"from {package}.cli import main; main()", *path, "--help"]
+    call = [sys.executable, "-c", f"from {package}.cli.main import main; main()", *path, "--help"]
     done = subprocess.run(call, capture_output=True, text=True, env={**os.environ, "COLUMNS": str(_WIDTH)})
     if done.returncode:
         raise ChildProcessError(f"«{' '.join([_PROGRAM, *path])} --help» terminó con el código {done.returncode}: {done.stderr.strip()}")
