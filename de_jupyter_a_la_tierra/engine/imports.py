@@ -174,7 +174,7 @@ def list_folders(
 ) -> list[Path]:  # sin repetir
     """Las carpetas de aquí en las que un cuaderno busca módulos: la suya, las que añade a las rutas y las de PYTHONPATH."""
     added = [path for source in list_sources(notebook) for path in _list_added(source, folder)]
-    extra = [Path(path).absolute() for path in _list_extra() if not _is_installed(path + os.sep)]
+    extra = [Path(path).absolute() for path in _list_extra() if os.path.isdir(path) and not _is_installed(path + os.sep)]
     return list(dict.fromkeys([folder, *added, *extra]))
 
 # %% ../../nbs/6_trabajos/20_imports.ipynb #8033f890

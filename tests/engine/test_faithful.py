@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_notebook
 
 from de_jupyter_a_la_tierra.cli.jobs import jobs
-from de_jupyter_a_la_tierra.engine.imports import LAZY
+from de_jupyter_a_la_tierra.engine.imports import LAZY, find_shadows
 from de_jupyter_a_la_tierra.engine.preloading import BASE, KERNEL
 from de_jupyter_a_la_tierra.jobs.batch import Policy, run_batch
 from de_jupyter_a_la_tierra.jobs.ledger import JobRecord, read_ledger
@@ -150,6 +150,12 @@ def test_names_of_the_standard_library(batch, tmp_path) -> None:
     for name in ("random", "queue", "socket", "statistics"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('este no')\n", encoding="utf-8")
     assert [entry.returned["mean"] for entry in batch(f"import statistics, random, queue\n{RETURN}", "hand_back(mean=statistics.mean([1, 3]))")] == [2, 2]
+
+
+def test_a_missing_folder_in_pythonpath_is_nothing(tmp_path, monkeypatch):
+    """Python no se queja de una carpeta de PYTHONPATH que ya no está; un trabajo, tampoco."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "no está"))
+    assert find_shadows({"cells": []}, tmp_path) == []
 
 
 def test_code_that_is_edited_makes_another_job(batch, tmp_path, monkeypatch) -> None:

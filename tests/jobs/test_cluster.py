@@ -52,7 +52,7 @@ class Cluster:
         told = folder / "scheduler.json"
         idle = ["--idle-timeout", "120 s"]  # si la prueba muere de golpe, el clúster no se queda ahí
         self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", told, *idle)
-        wait_until(told.exists)
+        wait_until(lambda: told.exists() and told.stat().st_size)  # lo crea vacío y luego lo escribe
         self.address = json.loads(told.read_text())["address"]
 
     def start(self, *command: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen:

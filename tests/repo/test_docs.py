@@ -128,7 +128,7 @@ def test_no_broken_links_no_english_nothing_from_outside(site):
 
 
 def test_the_interface_is_in_spanish(site):
-    page, script = (site / "2_kedro/tables.html").read_text(), (site / "site_libs/smalldocs.js").read_text()
+    page, script = (site / "2_kedro/csv.html").read_text(), (site / "site_libs/smalldocs.js").read_text()
     for text in ('<html lang="es">', 'placeholder="Buscar"', ">En esta página<", "Avisar de un problema", "Ver el cuaderno"):
         assert text in page
     assert "Sin resultados" in script and "No results" not in script
@@ -148,7 +148,7 @@ def test_search_points_at_the_pages(site):
 
 
 def test_a_function_has_its_card(site):
-    page = (site / "2_kedro/tables.html").read_text()
+    page = (site / "2_kedro/csv.html").read_text()
     card = page[page.index('id="read_table"') :][:6000]
     for text in (">Tipo<", ">Por defecto<", ">Detalles<", ">Devuelve<", "blob/main/de_jupyter_a_la_tierra/tables/csv.py#L"):
         assert text in card
