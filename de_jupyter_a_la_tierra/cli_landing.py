@@ -70,8 +70,11 @@ def stage(number: int, dest: Path) -> None:
         land(describe_example(number), dest)
         click.echo(f"El ejemplo, en la etapa {number}, está en {os.path.relpath(dest)}.")
     else:
-        lines = list_changes(raise_stage(dest, number))
+        changes = raise_stage(dest, number)
+        lines = list_changes(changes)
         for line in lines:
             click.echo(line)
         click.echo(f"{os.path.relpath(dest)} está en la etapa {number}." if lines else "No había nada que cambiar.")
+        if any(change.action == "aside" for change in changes):
+            click.echo("Antes de seguir, junta a mano lo que lleva «!»: lo demás ya cuenta con lo nuevo.")
     click.echo(tell_next_step(dest))
