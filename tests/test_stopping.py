@@ -46,9 +46,12 @@ def list_runs(folder: Path) -> list[str]:
 
 
 def start(folder: Path, tierra, *args: str) -> subprocess.Popen:
-    """Una orden en marcha, con lo provisional en su sitio."""
-    env = {**os.environ, "TMPDIR": str(folder / "tmp")}
-    return subprocess.Popen([tierra.path, *args], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    """Una orden en marcha, con lo provisional en su sitio, y que oye lo que oiría la de una terminal.
+
+    Quien lanza las pruebas con `nohup` deja SIGHUP desoída en todo lo que arrancan, y la orden, bien hecha, la desoiría también.
+    """
+    options = {"env": {**os.environ, "TMPDIR": str(folder / "tmp")}, "preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}
+    return subprocess.Popen([tierra.path, *args], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
 
 
 def wait_until(order: subprocess.Popen, ready: Callable[[], bool]) -> None:
