@@ -8,7 +8,6 @@ __all__ = ['TERMINAL_PATH', 'DISTRIBUTION', 'TierraError', 'WorkError', 'UsageEr
 
 # %% ../nbs/2_kedro/01_errors.ipynb #c003
 import errno
-import json
 import os
 import re
 import shlex
@@ -105,6 +104,8 @@ def find_extra(
 # %% ../nbs/2_kedro/01_errors.ipynb #xorig1
 def find_origin() -> str:  # lo que va detrás de «NOMBRE @» en `pip install`; vacío si salió de un índice
     """De dónde se instaló este paquete."""
+    import json  # `tierra --help` no lo necesita
+
     about = distribution(DISTRIBUTION)
     origin = json.loads(about.read_text("direct_url.json") or "{}")
     url: str = origin.get("url", "")

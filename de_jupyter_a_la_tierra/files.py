@@ -6,7 +6,6 @@
 __all__ = ['SCRATCH', 'atomic_path', 'hash_file', 'try_lock', 'sweep_scratch', 'scratch_folder', 'find_cargo']
 
 # %% ../nbs/2_kedro/03_files.ipynb #c003
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -44,6 +43,8 @@ def hash_file(
     path: str | Path,  # un fichero que existe
 ) -> str:  # sha256 en hexadecimal
     """La huella sha256 de un fichero."""
+    import hashlib  # carga OpenSSL, que `tierra --help` no necesita
+
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

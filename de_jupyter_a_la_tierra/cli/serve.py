@@ -12,16 +12,16 @@ from pathlib import Path
 import click
 
 # %% ../../nbs/3_api/20_cli_serve.ipynb #c004
+from .. import projects
 from .main import COMMAND
 from ..errors import UsageError, tell_order
-from ..projects.project import Project, find_project, read_conf
 
 # %% ../../nbs/3_api/20_cli_serve.ipynb #c007
 def list_versions(
-    project: Project,  # lo que devolvió `find_project`
+    project: "projects.Project",  # lo que devolvió `find_project`
 ) -> dict[str, Path]:  # versión → carpeta del modelo, de la más reciente a la más antigua
     """Los modelos enteros que hay en la carpeta que dice el catálogo; `UsageError` si no dice ninguna."""
-    entry = read_conf(project, "catalog").get("model")
+    entry = projects.read_conf(project, "catalog").get("model")
     if entry is None:
         raise UsageError(f"El catálogo de «{project.root}» no tiene ningún «model»: di la carpeta de un modelo.")
     folder = project.root / entry["filepath"]
@@ -29,7 +29,7 @@ def list_versions(
     return {path.parent.parent.name: path.parent for path in found}
 
 # %% ../../nbs/3_api/20_cli_serve.ipynb #c008
-def _ask_registry(project: Project, address: str) -> Path:
+def _ask_registry(project: "projects.Project", address: str) -> Path:
     """La carpeta de un modelo que está en un registro; `UsageError` si nadie anuncia que sepa leer esa dirección."""
     for entry in entry_points(group="tierra.models", name=address.partition(":")[0]):
         folder: Path = entry.load()(project, address)
@@ -44,7 +44,7 @@ def find_model(
     if text and not text.startswith("models:") and Path(text, "model.json").is_file():
         folder = Path(text).resolve()
         return folder, folder.parent.name if folder.parent.parent.name == folder.name else None
-    project = find_project()
+    project = projects.find_project()
     if text and text.startswith("models:"):
         folder = _ask_registry(project, text)
         return folder, folder.parent.name

@@ -4,6 +4,7 @@ from .hooks import find_hooks as find_hooks
 from .project import Project as Project
 from .project import find_project as find_project
 from .project import load_sources as load_sources
+from .project import read_conf as read_conf
 from .session import Session as Session
 from .session import list_products as list_products
 from .session import parse_params as parse_params

@@ -171,6 +171,18 @@ def test_importing_the_package_is_light():
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
+def test_help_pays_only_for_help():
+    """`tierra --help` importa las órdenes, los errores y Click; nada de lo que solo hace falta para trabajar."""
+    run = f"import sys; sys.argv = ['tierra', '--help']\nfrom {package.__name__}.cli.main import main\ntry: main()\nexcept SystemExit: pass"
+    show = "print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", f"{run}\n{show}"], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(done.stderr.split())
+    assert not loaded & {"babel", "dataclasses", "decimal", "difflib", "hashlib", "numpy", "pandas", "tomllib", "yaml"}
+    ours = {name.removeprefix(f"{package.__name__}.") for name in loaded if name.startswith(f"{package.__name__}.")}
+    assert {name for name in ours if not name.startswith("cli")} <= {"errors", "files", "moved", "projects", "projects.failures"}
+    assert "predict" in done.stdout
+
+
 def test_the_package_runs():
     """`python -m de_jupyter_a_la_tierra` es la orden `tierra`."""
     command = [sys.executable, "-m", package.__name__, "--version"]

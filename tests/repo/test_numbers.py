@@ -56,9 +56,3 @@ def test_nobody_writes_numbers_on_his_own() -> None:
     by_hand = re.compile(r'replace\("\.", ","\)|:g\}|%\.\d+f')
     found = [f"{path.name}: {line.strip()}" for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines() if by_hand.search(line)]
     assert found == []
-
-
-def test_help_does_not_pay_for_babel() -> None:
-    code = "import sys, runpy; sys.argv = ['tierra', '--help']\ntry:\n    from de_jupyter_a_la_tierra.cli.main import main; main()\nexcept SystemExit:\n    pass\nprint('babel' in sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr.strip().endswith("False") and "predict" in done.stdout
