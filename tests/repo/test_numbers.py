@@ -1,7 +1,5 @@
 """Los números que lee una persona están en español, en todas partes y escritos por la misma función."""
 import re
-import subprocess
-import sys
 from html import unescape
 from pathlib import Path
 
