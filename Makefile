@@ -65,13 +65,13 @@ test test-long: export OMP_NUM_THREADS := 1
 test test-long: export OPENBLAS_NUM_THREADS := 1
 test: env-dev ## Pasa las pruebas: cuadernos, paquete, rueda, API, MLflow, trabajos y repositorio
 	@tierra data >/dev/null
-	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_FLAGS)
+	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 test-long: env-dev ## Las pruebas largas: capítulos, paridad, cada etapa y proyecto nuevo en un entorno limpio, y el README con pip
 	@tierra data >/dev/null
 	@echo "Los asertos de los cuadernos (nbdev_test)…"
 	@$(NO_NETWORK) nbdev_test --n_workers $(JOBS)
-	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile -m "long and not network" $(PYTEST_FLAGS)
+	@$(NO_NETWORK) python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "long and not network" $(PYTEST_FLAGS)
 	@echo "Lo que hace quien instala con pip, que es lo único que necesita red…"
 	@python -m pytest tests -m network $(PYTEST_FLAGS)
 

@@ -2,7 +2,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 
 from outside import copy_sources
+from warm import WarmCommand
 
 TIERRA = Path(sys.executable).with_name("tierra")
 MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
@@ -30,15 +31,19 @@ def pytest_runtest_setup() -> None:
 
 
 @pytest.fixture(scope="session")
-def tierra() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """La orden `tierra`, en otro proceso y en la carpeta que se diga."""
+def tierra() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """La orden `tierra`, en otro proceso y en la carpeta que se diga; en `tierra.path`, dónde está."""
+    command = WarmCommand(TIERRA)
 
     def call(*args: str | Path, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
         env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        return subprocess.run([TIERRA, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, **options)
+        if options:  # algo del proceso en sí, como lo que puede gastar: entonces nace como nace para una persona
+            return subprocess.run([TIERRA, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, **options)
+        return command.run([str(arg) for arg in args], cwd, env, timeout=300)
 
     call.path = TIERRA
-    return call
+    yield call
+    command.stop()
 
 
 @pytest.fixture(scope="session")
