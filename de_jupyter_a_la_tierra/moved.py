@@ -45,6 +45,7 @@ MOVED = {  # dónde estaba cada cosa en la 0.2 y dónde está ahora
 RENAMED = {  # lo que además ha cambiado de nombre
     "Kind": "ValueType", "Orders": "StageCommands", "Scorer": "PyfuncModel", "attempt": "run_once", "parse_kind": "parse_type",
     "read_outcomes": "read_returned", "run_errand": "run_child", "stream": "score_files",
+    "Order": "ScoringRequest", "find_workplace": "checkpoints_folder", "mark_file": "fingerprint",
 }
 
 # %% ../nbs/2_kedro/05_moved.ipynb #m007

@@ -11,10 +11,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
+# %% ../../nbs/6_trabajos/54_cli_predict.ipynb #p003b
 import click
 
 # %% ../../nbs/6_trabajos/54_cli_predict.ipynb #p004
@@ -55,13 +56,15 @@ def _progress() -> Iterator[Callable[[float, int], None]]:
         yield lambda share, n_rows: bar.update(task, completed=share, description=f"{format_number(n_rows)} filas")
 
 # %% ../../nbs/6_trabajos/54_cli_predict.ipynb #clus01
-def _open_cluster(scheduler: str | None, tls: dict[str, Any]) -> Any:
+def _open_cluster(
+    scheduler: str | None, ca: Path | None = None, cert: Path | None = None, key: Path | None = None
+) -> AbstractContextManager[Executor | None]:
     """Quién puntúa las partes: los workers de un planificador o, si no se da ninguno, este proceso."""
-    if scheduler is None and not any(tls.values()):
+    if scheduler is None and not (ca or cert or key):
         return nullcontext()
     from de_jupyter_a_la_tierra.jobs.cluster import open_executor
 
-    return open_executor(scheduler, **tls)
+    return open_executor(scheduler, ca, cert, key)
 
 # %% ../../nbs/6_trabajos/54_cli_predict.ipynb #c017
 @click.command(epilog="Ejemplo: tierra predict comidas.csv puntuadas.csv --decimal , --prefix v2_", **COMMAND)
@@ -91,13 +94,12 @@ def predict(
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # el de Arrow devuelve cada parte al sistema y la vuelve a pedir
     from de_jupyter_a_la_tierra.projects.project import find_project
     from de_jupyter_a_la_tierra.projects.session import parse_params
-    from de_jupyter_a_la_tierra.scoring.stream import Order, score_files
+    from de_jupyter_a_la_tierra.scoring.stream import ScoringRequest, score_files
 
     versions = {"model": _find_version(model)} if model else {}
-    order = Order(inputs, output, {**parse_params(list(params)), **dialect}, versions, prefix)
-    tls = {"tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}
-    with _open_cluster(scheduler, tls) as executor, _progress() as progress:
-        products, results = score_files(find_project(), order, executor, progress)
+    request = ScoringRequest(inputs, output, {**parse_params(list(params)), **dialect}, versions, prefix)
+    with _open_cluster(scheduler, tls_ca, tls_cert, tls_key) as executor, _progress() as progress:
+        products, results = score_files(find_project(), request, executor, progress)
     for product in products:
         if product.shown:
             click.echo(f"\n{results[product.dataset].strip()}\n")

@@ -252,7 +252,7 @@ class Product:
 
     dataset: str  # su nombre en el catálogo
     label: str  # su nombre para personas
-    path: Path  # dónde está
+    path: Path | str  # dónde está: aquí o, si está lejos, su dirección
     shown: bool  # si su texto se enseña al terminar
 
 # %% ../../nbs/2_kedro/61_session.ipynb #ws2

@@ -47,7 +47,7 @@ LATER = {
     "card": "describe_engine",
     "connection": "settle",  # make/5_mlflow.mk
     "datasets": "EstimatorDataset",
-    "orders": "Order locate",
+    "orders": "Order find_workplace locate mark_file",
     "outcomes": "hand_back",
     "quoting": "quote_markdown",
     "reading": "check_free describe_bad_rows",

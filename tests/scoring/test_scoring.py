@@ -1,5 +1,4 @@
 """`tierra predict` sin límite de tamaño: por partes, en orden, en poca memoria, y sin empezar de nuevo si se corta."""
-import importlib
 import json
 import os
 import random
@@ -29,9 +28,9 @@ from de_jupyter_a_la_tierra.projects.project import find_project
 from de_jupyter_a_la_tierra.projects.session import Session
 from de_jupyter_a_la_tierra.scoring import sheets as parts
 from de_jupyter_a_la_tierra.scoring.outputs import Checkpoints, Scored, encode_rows
-from de_jupyter_a_la_tierra.scoring.pipeline import ENDS, Recipe, Scorer, prepare_recipe
+from de_jupyter_a_la_tierra.scoring.pipeline import Recipe, Scorer, prepare_recipe
 from de_jupyter_a_la_tierra.scoring.sheets import CsvSheet, ParquetSheet
-from de_jupyter_a_la_tierra.scoring.stream import Order, cut_sheets, identify, publish, score_files
+from de_jupyter_a_la_tierra.scoring.stream import ScoringRequest, cut_sheets, identify, publish, score_files
 from de_jupyter_a_la_tierra.tables.csv import EXTRA, Dialect, read_table
 from de_jupyter_a_la_tierra.tables.dictionary import Column
 from de_jupyter_a_la_tierra.tables.values import read_rows
@@ -73,7 +72,7 @@ def small_parts(monkeypatch) -> None:
 def run(folder: Path, *places: str, output: str, executor=None, progress=lambda share, n_rows: None, **params):
     """Puntúa en este proceso, en la carpeta de prueba."""
     absolute = [place if "://" in place else str(folder / place) for place in (*places, output)]
-    return score_files(find_project(folder), Order(tuple(absolute[:-1]), absolute[-1], params, {}), executor, progress)
+    return score_files(find_project(folder), ScoringRequest(tuple(absolute[:-1]), absolute[-1], params, {}), executor, progress)
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -103,7 +102,7 @@ def test_the_output_may_live_among_the_sheets(folder, tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("\n".join([HEADER, *rows]))
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        score_files(find_project(folder), Order((".",), "scored.csv", {}, {}))
+        score_files(find_project(folder), ScoringRequest((".",), "scored.csv", {}, {}))
         assert len(read(tmp_path / "scored.csv")) == 41 and (tmp_path / "scored.quarantine.csv").exists()
 
 
@@ -217,7 +216,7 @@ def test_the_version_that_is_asked_for_is_the_one_that_scores(folder, monkeypatc
     shutil.copytree(card.parents[1], old)
     try:
         for versions, place in (({"model": old.name}, old / "catfood"), ({}, card.parent)):
-            recipe, _ = prepare_recipe(Session(find_project(folder), ENDS), versions=versions)
+            recipe, _ = prepare_recipe(Session(find_project(folder)), versions=versions)
             assert recipe.models == {"model": place} and opened.pop() == place and not opened
     finally:
         shutil.rmtree(old)
@@ -225,7 +224,7 @@ def test_the_version_that_is_asked_for_is_the_one_that_scores(folder, monkeypatc
 
 def test_the_contract_is_kept_part_by_part(folder):
     """Una nota imposible no llega a la salida: la para el contrato del proyecto, como en `kedro run`."""
-    recipe, inputs = prepare_recipe(Session(find_project(folder), ENDS))
+    recipe, inputs = prepare_recipe(Session(find_project(folder)))
     sheet = CsvSheet(str(folder / "raw.csv"))
     table = sheet.read(next(sheet.cut(5000)))
     assert len(Scorer(recipe, inputs).score(table)["scored_foods"]) == len(table)
@@ -350,12 +349,14 @@ def test_addresses(folder, small_parts):
     assert not list(folder.glob("data/07_model_output/.*.tierra"))
 
 
-def test_executor_gives_the_same_bytes(folder, small_parts):
-    """Repartido entre otros, el mismo fichero."""
-    run(folder, "raw.csv", output="here.csv")
-    with ThreadPoolExecutor(1) as pool:
-        run(folder, "raw.csv", output="there.csv", executor=pool)
-    assert (folder / "here.csv").read_bytes() == (folder / "there.csv").read_bytes()
+@pytest.mark.parametrize("source", ["raw.csv", "raw.parquet"])
+def test_executor_gives_the_same_bytes(folder, small_parts, source):
+    """Repartido entre otros, aunque puntúen varias partes a la vez en un mismo proceso, el mismo fichero."""
+    run(folder, source, output="here.csv")
+    for n_threads in (1, 4):
+        with ThreadPoolExecutor(n_threads) as pool:
+            run(folder, source, output="there.csv", executor=pool)
+        assert (folder / "here.csv").read_bytes() == (folder / "there.csv").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["again.csv", "again.parquet"])
@@ -488,25 +489,37 @@ def stop_at(seen: list[int]) -> None:
         raise KeyboardInterrupt
 
 
+REGISTRY = """
+from kedro.pipeline import node, pipeline
+from package_of_mine.nodes import score
+
+def register_pipelines():
+    return {"prediction": pipeline([node(score, "sheet", "scored")])}
+"""
+
+
 def test_all_that_changes_the_result_makes_another_work(tmp_path, monkeypatch):
     """La hoja, la salida, los parámetros, los contratos, el modelo, el código y las versiones: si algo cambia, es otro trabajo."""
-    source, card, code = tmp_path / "in.csv", tmp_path / "model.json", tmp_path / "nodes_of_mine.py"
+    package = tmp_path / "package_of_mine"
+    source, card, code = tmp_path / "in.csv", tmp_path / "model.json", package / "nodes.py"
+    package.mkdir()
     for path in (source, card):
         path.write_text("{}")
     code.write_text("def score(x): return x")
+    (package / "pipeline_registry.py").write_text(REGISTRY)
     monkeypatch.syspath_prepend(tmp_path)
-    node = SimpleNamespace(func=importlib.import_module("nodes_of_mine").score)
-    recipe = Recipe(str(tmp_path), SimpleNamespace(nodes=[node]), "sheet", "scored", {"params:top": 1}, {"sheet": {"a": 1}}, {"model": tmp_path})
-    order = Order((str(source),), "out.csv", {"max_bad_share": 0.1}, {})
+    models = {"model": tmp_path}
+    recipe = Recipe(str(tmp_path), package.name, "prediction", "sheet", "scored", {"params:top": 1}, {"sheet": {"a": 1}}, models)
+    request = ScoringRequest((str(source),), "out.csv", {"max_bad_share": 0.1}, {})
 
-    def tell(order: Order = order, recipe: Recipe = recipe) -> str:
-        return json.dumps(identify(order, recipe, [str(source)]), sort_keys=True)
+    def tell(request: ScoringRequest = request, recipe: Recipe = recipe) -> str:
+        return json.dumps(identify(request, recipe, [str(source)]), sort_keys=True)
 
     known = [
-        tell(), tell(replace(order, output="other.csv")), tell(replace(order, params={"sep": ";"})),
+        tell(), tell(replace(request, output="other.csv")), tell(replace(request, params={"sep": ";"})),
         tell(recipe=replace(recipe, params={"params:top": 2})), tell(recipe=replace(recipe, contracts={"sheet": {"a": 2}})),
     ]
-    assert tell(replace(order, params={"max_bad_share": 0.9})) == known[0]  # solo decide si hay salida
+    assert tell(replace(request, params={"max_bad_share": 0.9})) == known[0]  # solo decide si hay salida
     for path in (source, card, code):
         path.write_text("{ }" if path != code else "def score(x): return 2 * x")
         known.append(tell())
@@ -618,6 +631,7 @@ CALLS = {
     "a folder as output": (["raw.csv", "vacía"], 2, "es una carpeta"),
     "a workbook as output": (["raw.csv", "o.csv.xlsx"], 2, "No se sabe escribir «o.csv.xlsx»"),
     "over itself": (["raw.csv", "raw.csv"], 2, "taparía una de las hojas"),
+    "over itself, by another name": (["raw.csv", "vacía/../raw.csv"], 2, "taparía una de las hojas"),
 }
 
 

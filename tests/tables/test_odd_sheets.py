@@ -15,7 +15,7 @@ from de_jupyter_a_la_tierra.projects.project import find_project, load_sources
 from de_jupyter_a_la_tierra.projects.session import Session
 from de_jupyter_a_la_tierra.projects.sources import adopt_table, write_simulated
 from de_jupyter_a_la_tierra.scoring.sheets import CsvSheet
-from de_jupyter_a_la_tierra.scoring.stream import Order, score_files
+from de_jupyter_a_la_tierra.scoring.stream import ScoringRequest, score_files
 from de_jupyter_a_la_tierra.tables.csv import read_table
 from de_jupyter_a_la_tierra.tables.dictionary import Column
 from de_jupyter_a_la_tierra.tables.values import read_rows
@@ -305,9 +305,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predict(folder: Path, lines: list[str], encoding: str = "utf-8", prefix: str = "", **params) -> tuple[pd.DataFrame, str]:
     """Puntúa una hoja: la salida, en texto, y el resumen."""
     path = write(folder, lines, encoding)
-    order = Order((str(path),), str(folder / "out.csv"), {"max_bad_share": 0.5, **params}, {}, *([prefix] if prefix else []))
+    request = ScoringRequest((str(path),), str(folder / "out.csv"), {"max_bad_share": 0.5, **params}, {}, *([prefix] if prefix else []))
     (folder / "out.csv").unlink(missing_ok=True)
-    _, results = score_files(find_project(folder), order)
+    _, results = score_files(find_project(folder), request)
     return read_table(folder / "out.csv", decimal="."), results["prediction_summary"]
 
 
