@@ -12,6 +12,7 @@ from typing import Any
 
 # %% ../../nbs/3_api/11_page.ipynb #c004
 from .payload import build_example, describe_data
+from ..models.artifact import ModelCard
 from ..spanish import format_number
 from ..tables.dictionary import Column, describe_range
 
@@ -56,7 +57,7 @@ form.addEventListener("submit", async event => {
 
 # %% ../../nbs/3_api/11_page.ipynb #c011
 def build_curl(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
     address: str,  # dónde está la API: «http://127.0.0.1:8000»
 ) -> str:  # una orden que se puede pegar en una terminal
     """La orden `curl` que pide la predicción de una fila corriente."""
@@ -97,7 +98,7 @@ def _open_template() -> Any:  # una plantilla de Jinja
 
 # %% ../../nbs/3_api/11_page.ipynb #c013
 def build_page(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
     version: str,  # qué modelo es: su versión o su nombre
     address: str,  # dónde está la API, para el ejemplo
 ) -> str:  # HTML, sin nada que pedir fuera

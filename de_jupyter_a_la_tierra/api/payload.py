@@ -17,11 +17,12 @@ import msgspec
 # %% ../../nbs/3_api/10_payload.ipynb #imp2
 from .. import __version__
 from ..errors import UsageError
+from ..models.artifact import ModelCard
 from ..tables.dictionary import Column, describe_range
 
 # %% ../../nbs/3_api/10_payload.ipynb #c009
 def build_example(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
 ) -> dict[str, float]:  # columna → valor corriente
     """Una fila que el modelo entiende: la mediana de cada columna."""
     baseline = info["baseline"]
@@ -35,7 +36,7 @@ def build_example(
 
 # %% ../../nbs/3_api/10_payload.ipynb #c012
 def build_row_type(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
 ) -> type[msgspec.Struct]:  # un campo por columna, en el orden del modelo
     """El tipo de una fila de la petición, con los límites y los textos de la ficha."""
     example, names = build_example(info), {}
@@ -52,7 +53,7 @@ def build_row_type(
 
 # %% ../../nbs/3_api/10_payload.ipynb #c015
 def build_answer_type(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
 ) -> type[msgspec.Struct]:  # `score`, `probability` si la hay, `data_origin` y `model`
     """El tipo de una respuesta: las clases que puede dar el modelo o, en una regresión, un número."""
     column = Column.from_dict(info["target"])
@@ -105,7 +106,7 @@ def _is_valid(value: Any, kind: Any) -> bool:
 # %% ../../nbs/3_api/10_payload.ipynb #c023
 def explain_rows(
     content: Any,  # el JSON, ya leído, que no cuadra
-    info: dict[str, Any],  # la ficha del modelo
+    info: ModelCard,  # la ficha del modelo
     row_type: type[msgspec.Struct],  # lo que da `build_row_type`
 ) -> PayloadError:
     """Dice qué campos de qué filas están mal, con su valor y su rango."""
@@ -149,7 +150,7 @@ class PayloadReader:
 
     def __init__(
         self,
-        info: dict[str, Any],  # la ficha del modelo
+        info: ModelCard,  # la ficha del modelo
     ):
         self.info, self.row_type = info, build_row_type(info)
         self._decode = msgspec.json.Decoder(_one_or_many(self.row_type)).decode
@@ -207,14 +208,14 @@ def _get(name: str, summary: str, schema: dict[str, Any], media: str = "applicat
 
 # %% ../../nbs/3_api/10_payload.ipynb #c012a
 def describe_data(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
 ) -> str:
     """De qué datos aprendió un modelo, en una frase para personas."""
-    kind = {"simulated": "simulados", "real": "reales, publicados"}.get(info["data"].get("origin"), "propios")
+    kind = {"simulated": "simulados", "real": "reales, publicados"}.get(info["data"].get("origin", "own"), "propios")
     return f"El modelo se entrenó con datos {kind}."
 
 # %% ../../nbs/3_api/10_payload.ipynb #c013a
-def _describe_prediction(info: dict[str, Any], one_or_many: dict[str, Any], answers: dict[str, Any]) -> dict[str, Any]:
+def _describe_prediction(info: ModelCard, one_or_many: dict[str, Any], answers: dict[str, Any]) -> dict[str, Any]:
     """La dirección que predice: qué se le manda y todo lo que puede contestar."""
     row, problem = build_example(info), {"$ref": "#/components/schemas/Problem"}
     examples = {"una": {"summary": "Una fila", "value": row}, "varias": {"summary": "Varias filas", "value": [row, row]}}
@@ -235,7 +236,7 @@ def _describe_prediction(info: dict[str, Any], one_or_many: dict[str, Any], answ
 
 # %% ../../nbs/3_api/10_payload.ipynb #c014a
 def build_openapi(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
     version: str,  # qué modelo es: su versión o su nombre
 ) -> dict[str, Any]:  # el documento OpenAPI 3.1
     """Describe la API de un modelo a partir de su ficha."""

@@ -44,7 +44,8 @@ def compare_foods(
     """Mide lo que se parecen dos grupos de comidas: el núcleo gaussiano de sus pesos."""
     from sklearn.metrics.pairwise import rbf_kernel
 
-    return rbf_kernel(A, B, gamma=SHARPNESS)
+    likeness: np.ndarray = rbf_kernel(A, B, gamma=SHARPNESS)
+    return likeness
 
 # %% ../../nbs/6_trabajos/60_ingredients.ipynb #c013
 def weigh_labels(

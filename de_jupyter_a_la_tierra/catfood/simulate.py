@@ -101,7 +101,7 @@ def draw_dry_matter(
     wet: np.ndarray,  # (n,) bool, comida húmeda
 ) -> np.ndarray:  # (n, 5) prot, fat, ash, fiber (% de la materia seca) y moist (% del producto)
     """Saca la composición de cada receta de los cuantiles y correlaciones de su tipo."""
-    normal = np.interp(uniforms, _GRID, _NORMAL)
+    normal: np.ndarray = np.interp(uniforms, _GRID, _NORMAL)
     for kind, rows in (("dry", ~wet), ("wet", wet)):
         correlated = normal[rows] @ np.linalg.cholesky(np.array(RANK_CORRELATION[kind])).T
         columns = zip(correlated.T, QUANTILES[kind].values(), strict=True)

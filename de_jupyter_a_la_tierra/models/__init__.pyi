@@ -1,4 +1,5 @@
 from .artifact import Model as Model
+from .artifact import ModelCard as ModelCard
 from .artifact import load_model as load_model
 from .artifact import load_train_hashes as load_train_hashes
 from .evaluation import count_twins as count_twins

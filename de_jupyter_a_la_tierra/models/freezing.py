@@ -21,7 +21,7 @@ from io import BytesIO
 from pathlib import Path
 from platform import python_version
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 # %% ../../nbs/2_kedro/41_freezing.ipynb #imp1
 import numpy as np
@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 # %% ../../nbs/2_kedro/41_freezing.ipynb #imp2
 from .. import __version__
 from ..errors import DISTRIBUTION, UsageError, WorkError, explain_os_errors
-from .artifact import HASHES_FILE, INFO_FILE, TRUSTED_TYPES, Model, as_matrix, dump_info, hash_content, open_model, parse_info
+from .artifact import HASHES_FILE, INFO_FILE, TRUSTED_TYPES, Baseline, Comparison, Model, ModelCard, as_matrix, dump_info, hash_content, open_model, parse_info
 from ..spanish import format_number
 from ..tables.dictionary import Column
 
@@ -112,7 +112,7 @@ def compare_predictions(
     model: Model,  # el modelo que se va a servir
     pipeline: Any,  # el estimador del que salió
     matrix: np.ndarray,  # (n, k) float32
-) -> dict[str, Any]:  # filas, diferencias, empates, la mayor distancia y la que se tolera
+) -> Comparison:
     """Compara un modelo con el estimador del que salió, fila a fila."""
     served, expected = model.predict(matrix), pipeline.predict(matrix)
     if detect_task(pipeline) == "regression":
@@ -137,9 +137,9 @@ def _largest(gaps: np.ndarray) -> float:
     return float(np.nan_to_num(gaps, nan=np.inf, posinf=np.inf).clip(max=np.finfo(np.float64).max).max(initial=0))
 
 
-def _compare_numbers(served: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+def _compare_numbers(served: np.ndarray, expected: np.ndarray) -> Comparison:
     """Cuenta los números que se separan más de `TOLERANCE`, en relación con su valor o con lo que varían."""
-    scale = np.maximum(np.abs(expected), max(float(np.std(expected)), np.finfo(np.float32).tiny))
+    scale = np.maximum(np.abs(expected), max(float(np.std(expected)), float(np.finfo(np.float32).tiny)))
     gaps = np.abs(served - expected) / scale
     return {
         "n_rows": len(gaps),
@@ -150,11 +150,11 @@ def _compare_numbers(served: np.ndarray, expected: np.ndarray) -> dict[str, Any]
 
 # %% ../../nbs/2_kedro/41_freezing.ipynb #gate1
 def describe_differences(
-    comparison: dict[str, Any],  # lo que da `compare_predictions`
+    comparison: Comparison,  # lo que da `compare_predictions`
 ) -> str:  # vacío si los dos modelos son el mismo
     """En qué se nota que un modelo no es el estimador del que salió."""
     kind = "probabilidades" if "max_probability_gap" in comparison else "números"
-    gap = comparison.get("max_probability_gap", comparison.get("max_relative_gap"))
+    gap = comparison.get("max_probability_gap", comparison.get("max_relative_gap", 0.0))
     parts = []
     if comparison["n_different"]:
         parts.append(f"responde otra cosa en {format_number(comparison['n_different'])} de {format_number(comparison['n_rows'])} filas")
@@ -170,7 +170,7 @@ def measure_baseline(
     predictions: np.ndarray,  # (n,) lo que el modelo dice de ellas
     names: tuple[str, ...],  # los nombres de las k columnas
     task: str = "classification",  # o «regression»
-) -> dict[str, Any]:
+) -> Baseline:
     """Resume unas filas: deciles por columna y, de lo predicho, la parte de cada clase o sus deciles."""
     levels = np.linspace(0, 1, 11).round(1)
 
@@ -214,6 +214,52 @@ def _dump_hashes(twins: ArrayLike) -> bytes:
     np.save(content := BytesIO(), np.unique(np.asarray(twins, dtype=np.uint64)), allow_pickle=False)
     return content.getvalue()
 
+# %% ../../nbs/2_kedro/41_freezing.ipynb #c018a
+def _read_versions() -> dict[str, str]:
+    """Con qué se hizo el modelo."""
+    libraries = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
+    found = {library: version(library) for library in libraries}
+    return {DISTRIBUTION: __version__, "python": python_version(), **found}
+
+# %% ../../nbs/2_kedro/41_freezing.ipynb #c017a
+def _compare_engine(
+    engine: str, content: bytes, info: dict[str, Any], pipeline: Any, matrix: np.ndarray
+) -> Comparison:
+    """Compara con scikit-learn un motor del modelo, abierto tal como se servirá: con un solo hilo, los dos.
+
+    Con más, scikit-learn suma en otro orden, y unos *k* vecinos ni siquiera coinciden consigo mismos.
+    """
+    from threadpoolctl import threadpool_limits
+
+    files = {f"model.{engine}": content}
+    card = cast(ModelCard, info | {"served_by": engine, "files": {file: hash_content(content) for file in files}})
+    with threadpool_limits(limits=1):
+        return compare_predictions(open_model(card, files), pipeline, matrix)
+
+
+def _choose_engine(
+    info: dict[str, Any], files: dict[str, bytes], pipeline: Any, matrix: np.ndarray
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Los ficheros que se guardan y, para la ficha, quién lo sirve, las comparaciones y por qué no ONNX, si no es él.
+
+    Lanza `WorkError` si ni siquiera la copia de scikit-learn da lo mismo.
+    """
+    comparison = {"skops": _compare_engine("skops", files["model.skops"], info, pipeline, matrix)}
+    if differences := describe_differences(comparison["skops"]):
+        raise WorkError(f"«{info['estimator']}», guardado y vuelto a abrir, {differences}: no se ha guardado. Usa otro modelo.")
+    try:
+        content = convert_to_onnx(pipeline, matrix.shape[1])
+        comparison["onnx"] = _compare_engine("onnx", content, info, pipeline, matrix)
+    except ImportError:  # falta una biblioteca: no es culpa del modelo
+        raise
+    except Exception as error:  # noqa: BLE001 - además de no convertirse, puede no abrirse o fallar al calcular
+        reason = str(error) if isinstance(error, WorkError) else f"«{info['estimator']}», convertido a ONNX, no funciona: {error}"
+        return files, {"served_by": "skops", "onnx_error": reason, "comparison": comparison}
+    if differences := describe_differences(comparison["onnx"]):
+        reason = f"«{info['estimator']}», convertido a ONNX, {differences}"
+        return files, {"served_by": "skops", "onnx_error": reason, "comparison": comparison}
+    return {**files, "model.onnx": content}, {"served_by": "onnx", "comparison": comparison}
+
 # %% ../../nbs/2_kedro/41_freezing.ipynb #c016a
 def build_artifact(
     pipeline: Any,  # clasificador o regresión de scikit-learn, ya entrenado
@@ -249,52 +295,6 @@ def build_artifact(
         files[HASHES_FILE] = _dump_hashes(twins)
     hashes = {file: hash_content(content) for file, content in files.items()}
     return {INFO_FILE: dump_info(info | engines | {"files": hashes}), **files}
-
-# %% ../../nbs/2_kedro/41_freezing.ipynb #c017a
-def _compare_engine(
-    engine: str, content: bytes, info: dict[str, Any], pipeline: Any, matrix: np.ndarray
-) -> dict[str, Any]:
-    """Compara con scikit-learn un motor del modelo, abierto tal como se servirá: con un solo hilo, los dos.
-
-    Con más, scikit-learn suma en otro orden, y unos *k* vecinos ni siquiera coinciden consigo mismos.
-    """
-    from threadpoolctl import threadpool_limits
-
-    files = {f"model.{engine}": content}
-    info = info | {"served_by": engine, "files": {file: hash_content(content) for file in files}}
-    with threadpool_limits(limits=1):
-        return compare_predictions(open_model(info, files), pipeline, matrix)
-
-
-def _choose_engine(
-    info: dict[str, Any], files: dict[str, bytes], pipeline: Any, matrix: np.ndarray
-) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Los ficheros que se guardan y, para la ficha, quién lo sirve, las comparaciones y por qué no ONNX, si no es él.
-
-    Lanza `WorkError` si ni siquiera la copia de scikit-learn da lo mismo.
-    """
-    comparison = {"skops": _compare_engine("skops", files["model.skops"], info, pipeline, matrix)}
-    if differences := describe_differences(comparison["skops"]):
-        raise WorkError(f"«{info['estimator']}», guardado y vuelto a abrir, {differences}: no se ha guardado. Usa otro modelo.")
-    try:
-        content = convert_to_onnx(pipeline, matrix.shape[1])
-        comparison["onnx"] = _compare_engine("onnx", content, info, pipeline, matrix)
-    except ImportError:  # falta una biblioteca: no es culpa del modelo
-        raise
-    except Exception as error:  # noqa: BLE001 - además de no convertirse, puede no abrirse o fallar al calcular
-        reason = str(error) if isinstance(error, WorkError) else f"«{info['estimator']}», convertido a ONNX, no funciona: {error}"
-        return files, {"served_by": "skops", "onnx_error": reason, "comparison": comparison}
-    if differences := describe_differences(comparison["onnx"]):
-        reason = f"«{info['estimator']}», convertido a ONNX, {differences}"
-        return files, {"served_by": "skops", "onnx_error": reason, "comparison": comparison}
-    return {**files, "model.onnx": content}, {"served_by": "onnx", "comparison": comparison}
-
-# %% ../../nbs/2_kedro/41_freezing.ipynb #c018a
-def _read_versions() -> dict[str, str]:
-    """Con qué se hizo el modelo."""
-    libraries = ("numpy", "scikit-learn", "skops", "skl2onnx", "onnxruntime")
-    found = {library: version(library) for library in libraries}
-    return {DISTRIBUTION: __version__, "python": python_version(), **found}
 
 # %% ../../nbs/2_kedro/41_freezing.ipynb #c032
 def write_artifact(
@@ -333,7 +333,7 @@ def freeze_model(
     pipeline: Any,  # clasificador o regresión de scikit-learn, ya entrenado
     folder: str | Path,  # adónde; no debe existir, o estar vacía
     **card: Any,  # lo demás que pide `build_artifact`
-) -> dict[str, Any]:  # la ficha
+) -> ModelCard:
     """Congela un estimador en una carpeta; lanza lo mismo que `build_artifact` y `write_artifact`."""
     files = build_artifact(pipeline, **card)
     write_artifact(files, folder)

@@ -13,7 +13,7 @@ import numpy as np
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c004
 from ..errors import DISTRIBUTION
-from ..models.artifact import Model, load_model
+from ..models.artifact import Model, ModelCard, load_model
 from .connection import import_mlflow
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c008
@@ -21,7 +21,7 @@ _TYPES = {"b": "boolean", "i": "long", "u": "long", "f": "double", "U": "string"
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c009
 def build_signature(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
 ) -> Any:  # una `ModelSignature`
     """La firma de MLflow que corresponde a una ficha."""
     from mlflow.models import ModelSignature
@@ -35,7 +35,7 @@ def build_signature(
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c010
 def build_example(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
 ) -> Any:  # un DataFrame de una fila
     """Una fila de ejemplo: la mediana de cada columna en las filas de entrenamiento."""
     import pandas as pd
@@ -78,7 +78,7 @@ _LIBRARIES = (DISTRIBUTION, "onnxruntime", "scikit-learn", "skops")
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c023
 def name_version(
     folder: str | Path,  # la carpeta de un modelo, esté donde esté
-    info: dict[str, Any],  # su ficha
+    info: ModelCard,  # su ficha
 ) -> str:  # «2026-11-24T12.42.47.836Z»
     """La versión de un modelo en la carpeta de modelos: la suya, o la hora en que se creó."""
     version = Path(folder).absolute().parent.name
@@ -89,7 +89,7 @@ def name_version(
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c024
 def read_score(
-    info: dict[str, Any],  # la ficha de un modelo
+    info: ModelCard,  # la ficha de un modelo
 ) -> tuple[str, float | None]:  # «accuracy» o «r2», y su valor con las gemelas juntas
     """La nota por la que se conoce a un modelo; `None` si su ficha no la trae."""
     exam = info["metrics"].get("twins_together", info["metrics"])

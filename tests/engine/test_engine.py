@@ -40,7 +40,7 @@ ENGINES = ("nbclient", "tierra")
 CHANGING = ("took", "hist(times", "by_order", "seconds", "perf_counter", "time.time()", "time.monotonic()")
 SOME = (
     "2_kedro/01_errors", "2_kedro/02_spanish", "2_kedro/03_files", "2_kedro/10_dictionary", "2_kedro/11_csv", "2_kedro/20_columns",
-    "2_kedro/33_reporting", "2_kedro/40_artifact", "3_api/10_payload", "3_api/11_page", "4_pruebas/20_schemas",
+    "2_kedro/40_artifact", "2_kedro/42_reporting", "3_api/10_payload", "3_api/11_page", "4_pruebas/20_schemas",
     "6_trabajos/33_child", "7_aterrizar/13_merge", "7_aterrizar/20_inference",
 )
 VARIETY = [

@@ -69,7 +69,7 @@ def test_the_numbers_of_the_book_do_not_matter(tmp_path, monkeypatch):
     for path, source in book.items():
         (tmp_path / tens[path]).parent.mkdir(exist_ok=True)
         (tmp_path / tens[path]).write_text(rename_in(source.read_text(encoding="utf-8"), tens), encoding="utf-8")
-    assert (tmp_path / "2_kedro/420_prediction.ipynb").is_file()
+    assert (tmp_path / "2_kedro/420_reporting.ipynb").is_file()
     monkeypatch.setattr(example, "find_cargo", lambda *_, **__: tmp_path)
     assert read_notebooks(6) == expected
 

@@ -18,7 +18,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from de_jupyter_a_la_tierra.catfood.cleaning import clean_features
-from de_jupyter_a_la_tierra.catfood.pipelines import create_prediction
+from de_jupyter_a_la_tierra.catfood.pipeline_registry import create_prediction
 from de_jupyter_a_la_tierra.jobs.plan import find_notebook
 from de_jupyter_a_la_tierra.models.artifact import Model, load_model
 from de_jupyter_a_la_tierra.projects.datasets import ModelDataset

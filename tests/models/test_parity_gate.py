@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from de_jupyter_a_la_tierra.api.server import build_app
-from de_jupyter_a_la_tierra.catfood.pipelines import create_data_science
+from de_jupyter_a_la_tierra.catfood.pipeline_registry import create_data_science
 from de_jupyter_a_la_tierra.errors import WorkError
 from de_jupyter_a_la_tierra.models.artifact import Model, describe_engine, hash_content, open_model, parse_info
 from de_jupyter_a_la_tierra.models.freezing import (

@@ -12,9 +12,9 @@ from pandera.errors import SchemaErrors
 
 from de_jupyter_a_la_tierra.catfood.cleaning import clean_foods
 from de_jupyter_a_la_tierra.catfood.columns import CATFOOD, FIGURES
+from de_jupyter_a_la_tierra.catfood.model import mark_evaluation
 from de_jupyter_a_la_tierra.catfood.schemas import FOODS, MODEL_INPUT
 from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
-from de_jupyter_a_la_tierra.catfood.training import mark_evaluation
 from de_jupyter_a_la_tierra.projects.contracts import ContractsHook, explain_failure
 from de_jupyter_a_la_tierra.projects.project import find_project
 

@@ -85,16 +85,16 @@ def test_the_same_key_in_two_files(project):
 
 def test_nodes_that_wait_for_each_other(tierra, project):
     """Un círculo entre nodos, o una salida que no se puede guardar, también se dicen."""
-    pipelines, training = project / "catfood/pipelines.py", project / "catfood/training.py"
-    right = pipelines.read_text(encoding="utf-8"), training.read_text(encoding="utf-8")
+    pipelines, model = project / "catfood/pipeline_registry.py", project / "catfood/model.py"
+    right = pipelines.read_text(encoding="utf-8"), model.read_text(encoding="utf-8")
     pipelines.write_text(right[0].replace('["raw_foods", "params:origin"]', '["raw_foods", "metrics"]'), encoding="utf-8")
     done = tierra("run", cwd=project)
     pipelines.write_text(right[0], encoding="utf-8")
     assert done.returncode == 2 and "en círculo" in done.stderr and "Traceback" not in done.stderr
 
-    training.write_text(right[1].replace('return {"by_rows": by_rows, ', 'return {"by_rows": {1, 2}, '), encoding="utf-8")
+    model.write_text(right[1].replace('return {"by_rows": by_rows, ', 'return {"by_rows": {1, 2}, '), encoding="utf-8")
     done = tierra("run", "--from-nodes", "join_metrics", cwd=project)
-    training.write_text(right[1], encoding="utf-8")
+    model.write_text(right[1], encoding="utf-8")
     assert done.returncode == 2 and "«metrics» no se pudo" in done.stderr and "Traceback" not in done.stderr
 
 

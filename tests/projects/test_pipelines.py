@@ -7,9 +7,13 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner, ThreadRunner
 from omegaconf import OmegaConf
 
-from de_jupyter_a_la_tierra.catfood.pipelines import create_data_processing, create_data_science, create_prediction
+from de_jupyter_a_la_tierra.catfood.model import fit_candidate
+from de_jupyter_a_la_tierra.catfood.pipeline_registry import (
+    create_data_processing,
+    create_data_science,
+    create_prediction,
+)
 from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
-from de_jupyter_a_la_tierra.catfood.training import fit_candidate
 from de_jupyter_a_la_tierra.errors import WorkError
 from de_jupyter_a_la_tierra.projects.datasets import ModelDataset
 from de_jupyter_a_la_tierra.projects.project import find_project
