@@ -31,8 +31,7 @@ LONG_RUNS = {
     "6_trabajos/53_stream.ipynb": 6, "7_aterrizar/13_merge.ipynb": 10,
 }
 LONG_CLASSES = {
-    "5_mlflow/12_hook.ipynb": 102, "6_trabajos/31_runs.ipynb": 126, "6_trabajos/35_ledger.ipynb": 72,
-    "6_trabajos/36_cluster.ipynb": 117, "6_trabajos/50_sheets.ipynb": 83, "6_trabajos/51_outputs.ipynb": 79,
+    "6_trabajos/50_sheets.ipynb": 83, "6_trabajos/51_outputs.ipynb": 79,
 }
 
 
