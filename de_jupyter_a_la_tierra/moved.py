@@ -17,7 +17,8 @@ from typing import Any
 _OURS = __name__.partition(".")[0]
 MOVED = {  # dónde estaba cada cosa en la 0.2 y dónde está ahora
     "artifact": "models.artifact", "batches": "jobs.batch", "blocks": "jobs.report", "card": "models.artifact",
-    "catfood.recipes": "catfood.simulate", "cells": "engine.client", "charts": "jobs.charts",
+    "catfood.pipelines": "catfood.pipeline_registry", "catfood.prediction": "catfood.reporting",
+    "catfood.recipes": "catfood.simulate", "catfood.training": "catfood.model", "cells": "engine.client", "charts": "jobs.charts",
     "checkpoints": "scoring.outputs", "cli_jobs": "cli.jobs", "cli_kedro": "cli.pipelines cli.predict",
     "cli_landing": "cli.projects", "cli_models": "cli.models", "cli_new": "cli.projects", "cli_serve": "cli.serve",
     "cluster": "jobs.cluster", "collecting": "jobs.report", "comparing": "jobs.report",

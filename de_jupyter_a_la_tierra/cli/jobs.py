@@ -9,6 +9,7 @@ __all__ = ['jobs', 'list_command', 'describe', 'RunCommand', 'run', 'table', 're
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,13 @@ def describe(name: str, as_json: bool) -> None:
     schema = build_json_schema(parameters, path.stem)
     click.echo(json.dumps(schema, indent=2, ensure_ascii=False) if as_json else describe_parameters(parameters))
 
+# %% ../../nbs/6_trabajos/72_cli_jobs.ipynb #c014s
+def _split_pairs(args: list[str]) -> Iterator[str]:
+    """Los argumentos, con cada «nombre=valor» que siga a -p partido en dos."""
+    for before, arg in zip(["", *args], args, strict=False):
+        pair = re.fullmatch(r"(\w+)=(.*)", arg, re.DOTALL) if before in ("-p", "--param") else None
+        yield from pair.groups() if pair else [arg]
+
 # %% ../../nbs/6_trabajos/72_cli_jobs.ipynb #c014a
 class RunCommand(click.Command):
     """La orden que ejecuta: entiende «-p nombre=valor» y enseña en su ayuda los parámetros del cuaderno."""
@@ -61,13 +69,8 @@ class RunCommand(click.Command):
         args: list[str],  # los argumentos, como se escribieron
     ) -> list[str]:
         """Parte en dos cada «nombre=valor» que siga a -p, y recuerda lo que se pidió."""
-        ctx.meta["tierra.args"], split, place = list(args), [], 0
-        while place < len(args):
-            split.append(args[place])
-            pair = re.fullmatch(r"(\w+)=(.*)", args[place + 1], re.DOTALL) if args[place] in ("-p", "--param") and place + 1 < len(args) else None
-            split += pair.groups() if pair else []
-            place += 2 if pair else 1
-        return super().parse_args(ctx, split)
+        ctx.meta["tierra.args"] = list(args)
+        return super().parse_args(ctx, list(_split_pairs(args)))
 
     def format_epilog(
         self,

@@ -94,7 +94,7 @@ def _execute(call: JobCall, source: Path, target: Path, pipe: Connection) -> Non
             type_injected_cell(notebook)
         if call.get("secrets"):
             inject_secrets(notebook, call["secrets"])
-        nbformat.write(notebook, source)  # type: ignore[no-untyped-call]
+        nbformat.write(notebook, source)
     read_from, write_to = (str(path).replace("{", "{{").replace("}", "}}") for path in (source, target))
     echoes = [_Echo(pipe, stream) if call.get("echo") else None for stream in ("stdout", "stderr")]
     papermill.execute_notebook(

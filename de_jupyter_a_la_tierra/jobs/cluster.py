@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, InvalidStateError, wait as wait_for
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -154,6 +154,84 @@ _T = TypeVar("_T")
 _CUT = "Se ha perdido la conexión con el planificador «{}»: los trabajos a medias no cuentan. Repite la orden cuando vuelva."
 _EMPTY = "El planificador «{}» se ha quedado sin workers. Repite la orden cuando los haya."
 
+# %% ../../nbs/6_trabajos/36_cluster.ipynb #cop1
+def _copy_result(address: str, future: Future[Any], remote: Future[Any]) -> None:
+    """Pasa a un futuro lo que ha dado el de Dask."""
+    with suppress(InvalidStateError):  # ya se había resuelto, o se canceló mientras llegaba
+        if remote.cancelled():
+            future.set_exception(ClusterLost(_CUT.format(address)))
+        elif error := remote.exception():
+            future.set_exception(explain_remote(error))
+        else:
+            future.set_result(remote.result())
+
+# %% ../../nbs/6_trabajos/36_cluster.ipynb #for1
+def _forget(sent: dict[Future[Any], Future[Any]]) -> None:
+    """Olvida lo resuelto; si es que se canceló, se lo dice al planificador."""
+    for future in [future for future in sent if future.done()]:
+        remote = sent.pop(future)
+        if future.cancelled():
+            remote.cancel()
+
+
+def _lose(pending: Iterable[Future[Any]], reason: str) -> None:
+    """Da por perdido lo que no se ha resuelto."""
+    for future in pending:
+        with suppress(InvalidStateError):
+            future.set_exception(ClusterLost(reason))
+
+# %% ../../nbs/6_trabajos/36_cluster.ipynb #cou1
+class _Courier:
+    """Quien lleva y trae las llamadas, en un hilo, mientras el clúster esté abierto."""
+
+    def __init__(self, client: Any, address: str, worker_timeout: float) -> None:
+        self._client, self._address, self._worker_timeout = client, address, worker_timeout
+        self._remote, self.slots = client.get_executor(pure=False), int(sum(client.nthreads().values()))
+        self.queue: deque[tuple[Future[Any], _Call, str]] = deque()
+        self.sent: dict[Future[Any], Future[Any]] = {}
+        self.woken, self.closed = threading.Event(), False
+        threading.Thread(target=self._work, daemon=True, name="tierra-cluster").start()
+
+    def list_pending(self) -> list[Future[Any]]:
+        """Los futuros que aún no se han resuelto."""
+        return [future for future in [*self.sent, *[call[0] for call in self.queue]] if not future.done()]
+
+    def wake(self, future: Future[Any]) -> None:
+        """Un futuro ya está resuelto: que lo sepan quien lo espera y quien vigila."""
+        if future.cancelled():
+            future.set_running_or_notify_cancel()
+        self.woken.set()
+
+    def _work(self) -> None:
+        """Manda, olvida y vigila."""
+        alive = time.monotonic()
+        while not self.closed:
+            self.woken.wait(1)
+            self.woken.clear()
+            with suppress(Exception):  # sin conexión no hay a quién preguntar
+                self.slots = sum(self._client.nthreads().values())
+            if self._client.status != "running":
+                _lose(self.list_pending(), _CUT.format(self._address))
+            _forget(self.sent)
+            self._feed()
+            alive = time.monotonic() if self.slots or not self.sent else alive
+            if time.monotonic() - alive > self._worker_timeout:
+                _lose(self.list_pending(), _EMPTY.format(self._address))
+
+    def _feed(self) -> None:
+        """Manda lo que quepa."""
+        while self.queue and len(self.sent) < max(self.slots, 1):
+            future, call, key = self.queue[0]
+            if not future.done():
+                try:
+                    remote = self.sent[future] = self._remote.submit(run_call, version(DISTRIBUTION), *call, key=key)
+                    remote.add_done_callback(partial(_copy_result, self._address, future))
+                except Exception as error:  # noqa: BLE001  # un argumento que no puede viajar, o ya no hay adónde
+                    lost = self._client.status != "running"
+                    with suppress(InvalidStateError):
+                        future.set_exception(ClusterLost(_CUT.format(self._address)) if lost else error)
+            self.queue.popleft()
+
 # %% ../../nbs/6_trabajos/36_cluster.ipynb #c008a
 class ClusterExecutor(Executor):
     """Los workers de un planificador de Dask como un `Executor`; lo abre `open_executor`."""
@@ -164,12 +242,12 @@ class ClusterExecutor(Executor):
         address: str,  # como lo llamó quien lo pidió, para los mensajes
         worker_timeout: float,  # segundos que se espera sin ningún worker antes de darlo por perdido
     ):
-        self._client, self._address, self._worker_timeout = client, address, worker_timeout
-        self._remote, self.slots = client.get_executor(pure=False), sum(client.nthreads().values())
-        self._queue: deque[tuple[Future[Any], _Call, str]] = deque()
-        self._sent: dict[Future[Any], Future[Any]] = {}
-        self._woken, self._closed = threading.Event(), False
-        threading.Thread(target=self._watch, daemon=True, name="tierra-cluster").start()
+        self._client, self._courier = client, _Courier(client, address, worker_timeout)
+
+    @property
+    def slots(self) -> int:
+        """Cuántas llamadas se hacen a la vez, ahora mismo."""
+        return self._courier.slots
 
     def submit(  # type: ignore[override]  # sin «/», que dejaría a `fn` sin su comentario
         self,
@@ -178,76 +256,13 @@ class ClusterExecutor(Executor):
         **kwargs: _P.kwargs,  # los que tienen nombre
     ) -> Future[_T]:
         """Manda una llamada a un worker, el que sea."""
-        if self._closed:
+        if self._courier.closed:
             raise RuntimeError("El clúster ya está cerrado.")
         future: Future[_T] = Future()
-        self._queue.append((future, (name_function(fn), args, kwargs), f"{fn.__name__}-{uuid.uuid4().hex}"))
-        future.add_done_callback(self._wake)
-        self._woken.set()
+        self._courier.queue.append((future, (name_function(fn), args, kwargs), f"{fn.__name__}-{uuid.uuid4().hex}"))
+        future.add_done_callback(self._courier.wake)
+        self._courier.woken.set()
         return future
-
-    def _wake(self, future: Future[Any]) -> None:
-        """Un futuro ya está resuelto: que lo sepan quien lo espera y quien vigila."""
-        if future.cancelled():
-            future.set_running_or_notify_cancel()
-        self._woken.set()
-
-    def _watch(self) -> None:
-        """Manda, olvida y vigila, todo en un hilo, mientras el clúster esté abierto."""
-        alive = time.monotonic()
-        while not self._closed:
-            self._woken.wait(1)
-            self._woken.clear()
-            with suppress(Exception):  # sin conexión no hay a quién preguntar
-                self.slots = sum(self._client.nthreads().values())
-            if self._client.status != "running":
-                self._lose(_CUT)
-            self._forget()
-            self._feed()
-            alive = time.monotonic() if self.slots or not self._sent else alive
-            if time.monotonic() - alive > self._worker_timeout:
-                self._lose(_EMPTY)
-
-    def _feed(self) -> None:
-        """Manda lo que quepa: lo que esperase turno en un worker correría su suerte."""
-        while self._queue and len(self._sent) < max(self.slots, 1):
-            future, call, key = self._queue[0]
-            if not future.done():
-                try:
-                    remote = self._sent[future] = self._remote.submit(run_call, version(DISTRIBUTION), *call, key=key)
-                    remote.add_done_callback(partial(self._settle, future))
-                except Exception as error:  # noqa: BLE001  # un argumento que no puede viajar, o ya no hay adónde
-                    lost = self._client.status != "running"
-                    with suppress(InvalidStateError):
-                        future.set_exception(ClusterLost(_CUT.format(self._address)) if lost else error)
-            self._queue.popleft()
-
-    def _forget(self) -> None:
-        """Olvida lo resuelto; si es que se canceló, se lo dice al planificador."""
-        for future in [future for future in self._sent if future.done()]:
-            remote = self._sent.pop(future)
-            if future.cancelled():
-                remote.cancel()
-
-    def _settle(self, future: Future[Any], remote: Future[Any]) -> None:
-        """Pasa a un futuro lo que ha dado el de Dask."""
-        with suppress(InvalidStateError):  # ya se había resuelto, o se canceló mientras llegaba
-            if remote.cancelled():
-                future.set_exception(ClusterLost(_CUT.format(self._address)))
-            elif error := remote.exception():
-                future.set_exception(explain_remote(error))
-            else:
-                future.set_result(remote.result())
-
-    def _lose(self, reason: str) -> None:
-        """Da por perdido todo lo que no se ha resuelto."""
-        for future in self._list_pending():
-            with suppress(InvalidStateError):
-                future.set_exception(ClusterLost(reason.format(self._address)))
-
-    def _list_pending(self) -> list[Future[Any]]:
-        """Los futuros que aún no se han resuelto."""
-        return [future for future in [*self._sent, *[call[0] for call in self._queue]] if not future.done()]
 
     def sees(
         self,
@@ -266,11 +281,11 @@ class ClusterExecutor(Executor):
     ) -> None:
         """Deja de aceptar trabajo."""
         if cancel_futures or not wait:
-            for future in self._list_pending():
+            for future in self._courier.list_pending():
                 future.cancel()
-        wait_for(self._list_pending())
-        self._closed = True
-        self._woken.set()
+        wait_for(self._courier.list_pending())
+        self._courier.closed = True
+        self._courier.woken.set()
 
 # %% ../../nbs/6_trabajos/36_cluster.ipynb #812192d2
 def _ask_scheduler(client: Any) -> Any:

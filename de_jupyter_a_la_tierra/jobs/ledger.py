@@ -86,6 +86,45 @@ def _explained(path: Path) -> Iterator[None]:
         advice = "libera sitio" if "full" in str(error) or "disk I/O" in str(error) else "comprueba el fichero"
         raise WorkError(f"No se puede usar el libro del lote, «{path}» ({error}): {advice} y repite la orden.") from error
 
+# %% ../../nbs/6_trabajos/35_ledger.ipynb #opn1
+def _open_base(path: Path) -> sqlite3.Connection:
+    """Abre la base de un lote; si no existe, la crea, con un identificador suyo."""
+    with explain_os_errors("preparar el lote", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _explained(path):
+        base = sqlite3.connect(path, timeout=30, isolation_level=None)
+        base.execute("pragma synchronous = full")
+        base.executescript(_SCHEMA)
+        if "random_seed" not in _list_columns(base):
+            base.execute("alter table jobs add column random_seed integer")
+        base.execute("insert or ignore into batch values ('id', ?)", [uuid.uuid4().hex])
+    return base
+
+# %% ../../nbs/6_trabajos/35_ledger.ipynb #fac1
+def _read_fact(base: sqlite3.Connection, name: str) -> str:
+    """Algo que se sabe del lote; vacío si no se sabe."""
+    found = base.execute("select value from batch where key = ?", [name]).fetchall()
+    return str(found[0][0]) if found else ""
+
+
+def _write_fact(base: sqlite3.Connection, name: str, value: str) -> None:
+    """Apunta algo del lote."""
+    base.execute("insert or replace into batch values (?, ?)", [name, value])
+
+# %% ../../nbs/6_trabajos/35_ledger.ipynb #put1
+def _place_jobs(base: sqlite3.Connection, jobs: dict[str, dict[str, Any]]) -> None:
+    """Da sitio en el lote a unos trabajos, por su orden, y se lo quita a los demás sin olvidarlos."""
+    rows = [(position, json.dumps(jobs[key], ensure_ascii=False), key) for position, key in enumerate(jobs, 1)]
+    with closing(base.cursor()) as cursor:
+        cursor.execute("begin immediate")
+        cursor.execute("update jobs set position = null")
+        cursor.executemany(
+            "insert into jobs (position, parameters, key, status, attempts, notebook, run_id, returned, error) "
+            "values (?, ?, ?, 'pending', 0, '', '', '{}', '') on conflict (key) do update set position = excluded.position",
+            rows,
+        )
+        cursor.execute("commit")
+
 # %% ../../nbs/6_trabajos/35_ledger.ipynb #c015
 class Ledger:
     """El libro de un lote, abierto para escribir en él."""
@@ -95,32 +134,16 @@ class Ledger:
         folder: Path,  # la carpeta del lote; si no existe, se crea
     ):
         self.path = Path(folder) / FILE
-        with explain_os_errors("preparar el lote", folder):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _explained(self.path):
-            self._base = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-            self._base.execute("pragma synchronous = full")
-            self._base.executescript(_SCHEMA)
-            if "random_seed" not in _list_columns(self._base):
-                self._base.execute("alter table jobs add column random_seed integer")
-            self._base.execute("insert or ignore into batch values ('id', ?)", [uuid.uuid4().hex])
-            [[self.batch_id]] = self._base.execute("select value from batch where key = 'id'")
+        self._base = _open_base(self.path)
+        self.batch_id = _read_fact(self._base, "id")
 
     def register(
         self,
         jobs: dict[str, dict[str, Any]],  # de cada clave, sus valores; en el orden del lote
     ) -> None:
         """Pone en el lote los trabajos que pide esta orden, y aparta los que ya no pide sin olvidarlos."""
-        rows = [(position, json.dumps(jobs[key], ensure_ascii=False), key) for position, key in enumerate(jobs, 1)]
-        with _explained(self.path), closing(self._base.cursor()) as cursor:
-            cursor.execute("begin immediate")
-            cursor.execute("update jobs set position = null")
-            cursor.executemany(
-                "insert into jobs (position, parameters, key, status, attempts, notebook, run_id, returned, error) "
-                "values (?, ?, ?, 'pending', 0, '', '', '{}', '') on conflict (key) do update set position = excluded.position",
-                rows,
-            )
-            cursor.execute("commit")
+        with _explained(self.path):
+            _place_jobs(self._base, jobs)
 
     def update(
         self,
@@ -129,11 +152,9 @@ class Ledger:
     ) -> JobRecord:  # el apunte de ahora, ya en el disco
         """Cambia un apunte, de una vez."""
         assignments = ", ".join(f"{name} = ?" for name in changes)
+        values = [*(_write_value(name, value) for name, value in changes.items()), record.key]
         with _explained(self.path):
-            self._base.execute(
-                f"update jobs set {assignments} where key = ?",
-                [*(_write_value(name, value) for name, value in changes.items()), record.key],
-            )
+            self._base.execute(f"update jobs set {assignments} where key = ?", values)
         return replace(record, **changes)
 
     def list_records(
@@ -148,13 +169,12 @@ class Ledger:
     def synced_with(self) -> str:
         """Qué MLflow decía lo mismo que el libro la última vez que se miró, si desde entonces el libro no ha cambiado; o vacío."""
         with _explained(self.path):
-            found = self._base.execute("select value from batch where key = 'agreed'").fetchall()
-        return found[0][0] if found else ""
+            return _read_fact(self._base, "agreed")
 
     @synced_with.setter
     def synced_with(self, place: str) -> None:
         with _explained(self.path):
-            self._base.execute("insert or replace into batch values ('agreed', ?)", [place])
+            _write_fact(self._base, "agreed", place)
 
     def close(self) -> None:
         """Cierra la base."""

@@ -18,18 +18,18 @@ from ..projects.project import Project
 from ..quoting import quote_metric
 from ..tracking.connection import connect, describe_trouble, find_experiment, find_server, load_config, name_experiment, read_config
 
-# %% ../../nbs/6_trabajos/31_runs.ipynb #c007
+# %% ../../nbs/6_trabajos/31_runs.ipynb #lin0
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-
-class Runs:
-    """Las ejecuciones de unos trabajos en el experimento de su proyecto."""
+# %% ../../nbs/6_trabajos/31_runs.ipynb #lin1
+class _Line:
+    """La línea con MLflow: se abre con la primera petición, y lo que falle se dice y no para el trabajo."""
 
     def __init__(
         self,
         connect: Callable[[], tuple[Any, str]],  # da un `MlflowClient` que contesta, o `None`, y el número del experimento
-        place: str = "",  # dónde se apuntan: servidor y experimento; vacío si en ninguna parte
+        place: str = "",  # dónde se apunta: servidor y experimento; vacío si en ninguna parte
     ):
         self._connect: Callable[[], tuple[Any, str]] | None = connect
         self._client: Any = None
@@ -47,18 +47,73 @@ class Runs:
                 _logger.warning("MLflow %s: el trabajo sigue sin apuntarse en él.", describe_trouble(error))
         return self._client
 
-    def _try(self, action: Callable[[], _T], default: _T, consequence: str) -> _T:
-        """Hace algo con MLflow; si falla, lo dice, y si es que no contesta, no vuelve a intentar nada."""
+    def _try(self, action: Callable[[Any, str], _T], default: _T, consequence: str) -> _T:
+        """Hace algo con el cliente y el experimento; si falla, lo dice, y si es que no contesta, no vuelve a intentar nada."""
         if self._reach() is None:
             return default
         try:
-            return action()
+            return action(self._client, self._experiment)
         except Exception as error:  # noqa: BLE001  # ídem
             self.complete = False
             trouble = describe_trouble(error)
             _logger.warning("MLflow %s: %s.", trouble, consequence)
             self._client = None if trouble == "no contesta" else self._client
             return default
+
+# %% ../../nbs/6_trabajos/31_runs.ipynb #c010
+def _connect(project: Project, config: dict[str, Any] | None) -> tuple[Any, str]:
+    """El cliente de MLflow y el número del experimento de un proyecto; `None` si no usa MLflow."""
+    if config is None:
+        return None, ""
+    client = connect(project.root, config)
+    return client, find_experiment(client, project.root, project.package, config)[1]
+
+# %% ../../nbs/6_trabajos/31_runs.ipynb #fun3
+def _create_run(client: Any, experiment: str, name: str, values: Mapping[str, Any], tags: Mapping[str, str], started: float | None) -> str:
+    """Abre la ejecución de un trabajo y da su identificador."""
+    labels = {"tierra.job": name, **{f"tierra.job.{key}": str(value)[:500] for key, value in values.items()}, **tags}
+    start = None if started is None else int(started * 1000)
+    return str(client.create_run(experiment, start_time=start, tags=labels, run_name=name).info.run_id)
+
+# %% ../../nbs/6_trabajos/31_runs.ipynb #fun6
+def _finish_run(client: Any, run_id: str, notebook: Path, done: bool, values: Mapping[str, Any], metrics: Mapping[str, float], ended: float | None) -> None:
+    """Guarda en una ejecución lo que salió del trabajo y la cierra."""
+    from mlflow.entities import Metric, Param
+
+    known = client.get_run(run_id)
+    moment = None if ended is None else int(ended * 1000)
+    numbers = [Metric(quote_metric(key), value, moment or known.info.start_time, 0) for key, value in metrics.items()]
+    params = [Param(key, str(value)[:6000]) for key, value in values.items() if key not in known.data.params]
+    for start in range(0, max(len(numbers), len(params)), 100):
+        client.log_batch(run_id, numbers[start : start + 100], params[start : start + 100])
+    if notebook.is_file():
+        client.log_artifact(run_id, str(notebook))
+    client.set_terminated(run_id, "FINISHED" if done else "FAILED", moment)
+
+# %% ../../nbs/6_trabajos/31_runs.ipynb #fun9
+def _search_runs(client: Any, experiment: str, tag: str, value: str) -> list[Any]:
+    """Las ejecuciones que llevan una seña, página a página."""
+    found: list[Any] = []
+    token: str | None = None
+    while token is None or token:
+        page = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1000, page_token=token)
+        found, token = [*found, *page], page.token or ""
+    return found
+
+# %% ../../nbs/6_trabajos/31_runs.ipynb #fun12
+def _discard_run(client: Any, experiment: str, run_id: str) -> None:
+    """Deshace una ejecución y las que cuelgan de ella; lo ya deshecho, deshecho está."""
+    if client.get_run(run_id).info.lifecycle_stage == "deleted":
+        return
+    for child in _search_runs(client, experiment, "mlflow.parentRunId", run_id):
+        _discard_run(client, experiment, child.info.run_id)
+    with suppress(KeyError):
+        client.set_terminated(run_id, "KILLED")
+    client.delete_run(run_id)
+
+# %% ../../nbs/6_trabajos/31_runs.ipynb #c007
+class Runs(_Line):
+    """Las ejecuciones de unos trabajos en el experimento de su proyecto."""
 
     def open(
         self,
@@ -68,9 +123,7 @@ class Runs:
         started: float | None = None,  # cuándo empezó, si no es ahora; en segundos desde 1970
     ) -> str:  # su identificador; vacío si no se ha podido
         """Abre la ejecución de un trabajo."""
-        labels = {"tierra.job": name, **{f"tierra.job.{key}": str(value)[:500] for key, value in values.items()}, **(tags or {})}
-        start = None if started is None else int(started * 1000)
-        create = lambda: str(self._client.create_run(self._experiment, start_time=start, tags=labels, run_name=name).info.run_id)
+        create = partial(_create_run, name=name, values=values, tags=tags or {}, started=started)
         return self._try(create, "", "el trabajo sigue sin apuntarse en él")
 
     def close(
@@ -83,23 +136,9 @@ class Runs:
         ended: float | None = None,  # cuándo acabó, si no es ahora; en segundos desde 1970
     ) -> None:
         """Guarda en la ejecución lo que salió del trabajo y la cierra; repetirlo no cambia nada."""
-        consequence = f"el cuaderno ejecutado solo queda en «{notebook}»"
+        finish = lambda client, _: _finish_run(client, run_id, notebook, done, values or {}, metrics or {}, ended)
         if run_id:
-            self._try(lambda: self._close(run_id, notebook, done, values or {}, metrics or {}, ended), None, consequence)
-
-    def _close(self, run_id: str, notebook: Path, done: bool, values: Mapping[str, Any], metrics: Mapping[str, float], ended: float | None) -> None:
-        """Lo que hace `close`, sin perdonar nada."""
-        from mlflow.entities import Metric, Param
-
-        known = self._client.get_run(run_id)
-        moment = None if ended is None else int(ended * 1000)
-        numbers = [Metric(quote_metric(key), value, moment or known.info.start_time, 0) for key, value in metrics.items()]
-        params = [Param(key, str(value)[:6000]) for key, value in values.items() if key not in known.data.params]
-        for start in range(0, max(len(numbers), len(params)), 100):
-            self._client.log_batch(run_id, numbers[start : start + 100], params[start : start + 100])
-        if notebook.is_file():
-            self._client.log_artifact(run_id, str(notebook))
-        self._client.set_terminated(run_id, "FINISHED" if done else "FAILED", moment)
+            self._try(finish, None, f"el cuaderno ejecutado solo queda en «{notebook}»")
 
     def find(
         self,
@@ -107,16 +146,7 @@ class Runs:
         value: str,  # lo que ha de decir
     ) -> list[Any]:  # como las da MLflow
         """Las ejecuciones que llevan una seña."""
-        return self._try(lambda: self._find(tag, value), [], "no se sabe qué quedó a medias en él")
-
-    def _find(self, tag: str, value: str) -> list[Any]:
-        """Lo que hace `find`, página a página."""
-        found: list[Any] = []
-        token: str | None = None
-        while token is None or token:
-            page = self._client.search_runs([self._experiment], f"tags.`{tag}` = '{value}'", max_results=1000, page_token=token)
-            found, token = [*found, *page], page.token or ""
-        return found
+        return self._try(partial(_search_runs, tag=tag, value=value), [], "no se sabe qué quedó a medias en él")
 
     def discard(
         self,
@@ -124,17 +154,7 @@ class Runs:
     ) -> None:
         """Deshace una ejecución y las que el trabajo abriera dentro de ella."""
         if run_id:
-            self._try(lambda: self._discard(run_id), None, f"en él queda a medias la ejecución {run_id}")
-
-    def _discard(self, run_id: str) -> None:
-        """Lo que hace `discard`, sin perdonar nada; lo ya deshecho, deshecho está."""
-        if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
-            return
-        for child in self._find("mlflow.parentRunId", run_id):
-            self._discard(child.info.run_id)
-        with suppress(KeyError):
-            self._client.set_terminated(run_id, "KILLED")
-        self._client.delete_run(run_id)
+            self._try(partial(_discard_run, run_id=run_id), None, f"en él queda a medias la ejecución {run_id}")
 
     def environment(
         self,
@@ -145,14 +165,6 @@ class Runs:
         if not run_id or self._client is None or (remote and not self._client.tracking_uri.startswith("http")):
             return {}
         return {"MLFLOW_RUN_ID": run_id, "MLFLOW_TRACKING_URI": self._client.tracking_uri}
-
-# %% ../../nbs/6_trabajos/31_runs.ipynb #c010
-def _connect(project: Project, config: dict[str, Any] | None) -> tuple[Any, str]:
-    """El cliente de MLflow y el número del experimento de un proyecto; `None` si no usa MLflow."""
-    if config is None:
-        return None, ""
-    client = connect(project.root, config)
-    return client, find_experiment(client, project.root, project.package, config)[1]
 
 # %% ../../nbs/6_trabajos/31_runs.ipynb #c009
 def open_runs(
