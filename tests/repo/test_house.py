@@ -28,7 +28,7 @@ CLASS_LINES = 60
 # Lo que aún no cumple, cuaderno a cuaderno: el máximo que tiene hoy. Estas listas solo menguan.
 LONG_RUNS = {
     "2_kedro/40_artifact.ipynb": 6, "2_kedro/41_freezing.ipynb": 6, "6_trabajos/52_pipeline.ipynb": 6,
-    "6_trabajos/53_stream.ipynb": 6, "7_aterrizar/13_merge.ipynb": 10,
+    "6_trabajos/53_stream.ipynb": 6,
 }
 LONG_CLASSES = {
     "5_mlflow/12_hook.ipynb": 102, "6_trabajos/31_runs.ipynb": 126, "6_trabajos/35_ledger.ipynb": 72,
@@ -113,7 +113,7 @@ def test_classes_fit_in_a_page():
 
 # --- Los módulos -------------------------------------------------------------------------------------------------
 
-MODULES, WIDEST, LAYERS = 81, 12, 12  # módulos: los de hoy; la meta son 75
+MODULES, WIDEST, LAYERS = 79, 12, 12  # módulos: los de hoy; la meta son 75
 
 
 def list_modules() -> list[Path]:
