@@ -20,7 +20,7 @@ import yaml
 # %% ../../nbs/6_trabajos/70_dispatch.ipynb #imp2
 from .notify import News
 from .progress import show_progress
-from ..engine.randomness import draw_seed
+from ..engine.forking import draw_seed
 from ..errors import TierraError, UsageError, WorkError
 from ..jobs.batch import Workers, run_batch
 from ..jobs.cluster import open_executor

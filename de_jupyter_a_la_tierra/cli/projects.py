@@ -20,7 +20,7 @@ import click
 
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #imp2
 from .main import COMMAND, PATH, dialect_options, drop_option
-from ..errors import UsageError
+from ..errors import UsageError, tell_order
 
 if TYPE_CHECKING:
     from de_jupyter_a_la_tierra.landing.inference import Task
@@ -56,25 +56,29 @@ def tell_next_step(
     return "Ahora: make run" if folder.resolve() == Path.cwd() else f"Ahora: cd {shlex.quote(str(folder))} && make run"
 
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c013
-def _check_stage(context: Any, parameter: Any, stage: int) -> int:
-    """Deja pasar una etapa que existe; `UsageError` si no."""
-    if not 1 <= stage <= 6:
+def _check_stage(context: Any, parameter: Any, stage: int | None) -> int | None:
+    """Deja pasar una etapa que existe, o ninguna; `UsageError` si no."""
+    if stage is not None and not 1 <= stage <= 6:
         raise UsageError(f"No hay etapa {stage}: van de la 1 (la libreta) a la 6 (los trabajos).")
     return stage
 
-# %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c014
-@click.command(epilog="Ejemplo: tierra stage 3 gatos", **COMMAND)
-@click.argument("number", metavar="N", type=int, callback=_check_stage)
-@click.argument("dest", metavar="CARPETA", type=PATH)
-def stage(number: int, dest: Path) -> None:
-    """Escribe el ejemplo como queda al final de la etapa N.
+# %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c014a
+def _check_request(number: int, dest: Path | None, diff: bool, since: int | None) -> None:
+    """Comprueba que se pide una cosa y solo una: escribir en una carpeta, o enseñar lo que trae la etapa."""
+    if since is not None and not diff:
+        raise UsageError("«--from» dice con qué etapa se compara, y sin «--diff» no se compara nada.")
+    if diff and dest is not None:
+        raise UsageError(f"Con «--diff» no se escribe nada: quítalo, o quita «{dest}».")
+    if not diff and dest is None:
+        write, show = (tell_order(f"tierra stage {number} {rest}") for rest in ("CARPETA", "--diff"))
+        raise UsageError(f"Falta la carpeta en la que se escribe: {write}. Para ver qué trae, sin escribir nada: {show}")
 
-    Si la CARPETA es un proyecto que escribió «tierra», lo lleva hasta la etapa N sin pisar lo que
-    hayas cambiado en él.
-    """
-    from de_jupyter_a_la_tierra.landing.example import describe_example
-    from de_jupyter_a_la_tierra.landing.stages import land, raise_stage
+# %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c014c
+def _write_stage(number: int, dest: Path) -> None:
+    """Escribe el ejemplo en una carpeta libre, o lleva hasta una etapa el proyecto que haya en ella, y lo cuenta."""
     from de_jupyter_a_la_tierra.landing.merge import is_free
+    from de_jupyter_a_la_tierra.landing.stages import land, raise_stage
+    from de_jupyter_a_la_tierra.landing.templates import describe_example
 
     if is_free(dest):
         land(describe_example(number), dest)
@@ -88,6 +92,26 @@ def stage(number: int, dest: Path) -> None:
         if any(change.action == "aside" for change in changes):
             click.echo("Antes de seguir, junta a mano lo que lleva «!»: lo demás ya cuenta con lo nuevo.")
     click.echo(tell_next_step(dest))
+
+# %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c014
+@click.command(epilog="Ejemplo: tierra stage 3 gatos; y sin escribir nada, tierra stage 3 --diff", **COMMAND)
+@click.argument("number", metavar="N", type=int, callback=_check_stage)
+@click.argument("dest", metavar="[CARPETA]", type=PATH, required=False)
+@click.option("--diff", is_flag=True, help="No escribe nada: enseña los ficheros que la etapa N añade a la anterior y las líneas que cambia.")
+@click.option("--from", "since", metavar="M", type=int, callback=_check_stage, help="Con --diff, la etapa con la que se compara, si no es la anterior.")
+def stage(number: int, dest: Path | None, diff: bool, since: int | None) -> None:
+    """Escribe el ejemplo como queda al final de la etapa N.
+
+    Si la CARPETA es un proyecto que escribió «tierra», lo lleva hasta la etapa N sin pisar lo que
+    hayas cambiado en él.
+    """
+    from de_jupyter_a_la_tierra.landing.stages import compare_stages
+
+    _check_request(number, dest, diff, since)
+    if dest is None:
+        click.echo(compare_stages(number, since))
+    else:
+        _write_stage(number, dest)
 
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c007a
 _FOLDERS = {"build", "conf", "conftest", "data", "dist", "make", "nbs", "setup", "tests"}

@@ -36,9 +36,9 @@ from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 
 # %% ../../nbs/6_trabajos/25_kernel.ipynb #imp2
+from .forking import draw_seed, plant
 from .preloading import drop_shadows
 from .processes import ADDED, INLINE, SYS_PATH, forget_warmth
-from .randomness import draw_seed, plant
 
 # %% ../../nbs/6_trabajos/25_kernel.ipynb #pk01
 def pack(

@@ -22,8 +22,7 @@ from types import FrameType
 from typing import Any
 
 # %% ../../nbs/6_trabajos/23_preloading.ipynb #b1ca4cac
-from .guarding import depend
-from .randomness import draw_seed, is_untouched, plant
+from .forking import depend, draw_seed, is_untouched, plant
 
 # %% ../../nbs/6_trabajos/23_preloading.ipynb #e00b92af
 KERNEL = ("ipykernel.kernelapp", "ipykernel.ipkernel", "IPython.core.completerlib", "tornado.platform.asyncio", "psutil", "ctypes")

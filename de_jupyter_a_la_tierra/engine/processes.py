@@ -21,7 +21,7 @@ from multiprocessing import connection, context, forkserver, popen_forkserver, p
 from typing import Any
 
 # %% ../../nbs/6_trabajos/24_processes.ipynb #c004
-from .guarding import follow, watch
+from .forking import follow, watch
 from .imports import list_later
 from .preloading import ORDER
 from ..files import scratch_folder

@@ -20,7 +20,7 @@ from threading import Event
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 # %% ../../nbs/6_trabajos/37_batch.ipynb #imp2
-from ..engine.randomness import derive_seed, draw_seed
+from ..engine.forking import derive_seed, draw_seed
 from ..files import atomic_path
 from .cluster import ClusterExecutor, ClusterLost
 from .ledger import JobRecord, Ledger, lock_batch

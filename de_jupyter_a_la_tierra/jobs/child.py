@@ -20,7 +20,7 @@ from tempfile import gettempdir
 from typing import Any, TypedDict
 
 # %% ../../nbs/6_trabajos/33_child.ipynb #c004
-from ..engine.randomness import write_option
+from ..engine.forking import write_option
 from ..errors import UsageError, WorkError, explain_os_errors
 from .ledger import share_lock
 from .supervision import ChildAnswer, Written

@@ -20,9 +20,9 @@ from threading import Event
 from typing import Any, TextIO, TypedDict, Unpack
 
 # %% ../../nbs/6_trabajos/34_runner.ipynb #c004
+from ..engine.forking import draw_seed
 from ..engine.imports import find_imports, find_shadows
 from ..engine.processes import copy_environ, warm_context
-from ..engine.randomness import draw_seed
 from ..errors import TierraError, UsageError, WorkError, explain_os_errors
 from ..files import atomic_path, scratch_folder
 from .child import JobCall, JobOptions, explain_full_disk, run_child

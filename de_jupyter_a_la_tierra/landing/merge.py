@@ -78,6 +78,15 @@ def merge_texts(
         done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True)
     return None if done.returncode else done.stdout.decode("utf-8", "surrogateescape")
 
+# %% ../../nbs/7_aterrizar/13_merge.ipynb #c018
+def _is_json(text: str) -> bool:
+    """Dice si un texto es JSON."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
 # %% ../../nbs/7_aterrizar/13_merge.ipynb #c014b
 def merge_notebooks(
     base: str,  # el cuaderno que se escribió
@@ -99,15 +108,6 @@ def merge_notebooks(
     if any(decision.conflict for decision in decisions):
         return None
     return theirs if merged == cells[1] else str(nbformat.writes(merged)) + "\n"
-
-# %% ../../nbs/7_aterrizar/13_merge.ipynb #c018
-def _is_json(text: str) -> bool:
-    """Dice si un texto es JSON."""
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 # %% ../../nbs/7_aterrizar/13_merge.ipynb #c016
 @dataclass(frozen=True)

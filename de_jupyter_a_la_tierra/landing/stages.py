@@ -18,10 +18,9 @@ from pathlib import Path
 from .. import __version__
 from ..errors import DISTRIBUTION, UsageError, WorkError, find_origin
 from ..files import find_cargo
-from .example import describe_example, read_conf, read_notebooks
 from .export import export_package
 from .merge import Change, read_record, update_files, write_files, write_folder, write_record
-from .templates import Landing, render_templates
+from .templates import Landing, describe_example, read_conf, read_notebooks, render_templates
 
 # %% ../../nbs/7_aterrizar/21_stages.ipynb #c007
 def read_constraints() -> str:
@@ -55,17 +54,27 @@ def _diff_text(path: str, before: str, after: str) -> str:
     old, new = (text.splitlines(keepends=True) for text in (before, after))
     return "".join(difflib.unified_diff(old, new, f"a/{path}", f"b/{path}", n=1))
 
+# %% ../../nbs/7_aterrizar/21_stages.ipynb #c014y
+def _count_files(number: int, one: str, many: str) -> str:
+    """«1 fichero nuevo», «3 ficheros nuevos»."""
+    return f"1 {one}" if number == 1 else f"{number} {many}"
+
 # %% ../../nbs/7_aterrizar/21_stages.ipynb #c015
 def compare_stages(
     stage: int,  # la etapa que interesa, de 1 a 6
-) -> str:  # «+ ruta» de lo que añade y, después, el diff de lo que cambia
-    """Lo que una etapa del ejemplo añade a la anterior y lo que cambia en ella."""
-    cards = [replace(describe_example(number), version="…") for number in (stage - 1, stage) if number]
-    *earlier, after = map(render_project, cards)
+    since: int | None = None,  # con cuál se compara; si no se dice, con la anterior
+) -> str:  # cuánto es; «+ ruta» de lo que añade y, después, el diff de lo que cambia
+    """Lo que una etapa del ejemplo añade a otra y lo que cambia en ella; `UsageError` si la otra no es anterior."""
+    since = stage - 1 if since is None else since
+    if not 0 <= since < stage:
+        raise UsageError(f"Lo que añade la etapa {stage} se compara con una anterior, y la {since} no lo es.")
+    *earlier, after = (render_project(replace(describe_example(number), version="…")) for number in (since, stage) if number)
     before = earlier[0] if earlier else {}
-    added = [f"+ {path}" for path in after.keys() - before.keys() if not path.endswith(".gitkeep")]
+    added = sorted(f"+ {path}" for path in after.keys() - before.keys() if not path.endswith(".gitkeep"))
     changed = [_diff_text(p, before[p], after[p]) for p in before if before[p] != after[p]]
-    return "\n".join([*sorted(added), *([""] if changed else []), *changed]).rstrip("\n")
+    new, other = _count_files(len(added), "fichero nuevo", "ficheros nuevos"), _count_files(len(changed), "que cambia", "que cambian")
+    title = f"De la etapa {since} a la {stage}: {new} y {other}." if earlier else f"La etapa {stage}: {new}."
+    return "\n".join([title, "", *added, *([""] if changed else []), *changed]).rstrip("\n")
 
 # %% ../../nbs/7_aterrizar/21_stages.ipynb #c018
 def find_source() -> str:  # lo que hay que pasarle a `pip install`; vacío si salió de un índice

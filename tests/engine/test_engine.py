@@ -282,7 +282,7 @@ def test_the_guardian_obeys_a_sigterm() -> None:
 
 
 def test_nobody_works_without_a_guardian() -> None:
-    code = "import os\nfrom de_jupyter_a_la_tierra.engine.guarding import follow\nif not (pid := os.fork()):\n    follow(1 << 30)\n    os._exit(0)\n"
+    code = "import os\nfrom de_jupyter_a_la_tierra.engine.forking import follow\nif not (pid := os.fork()):\n    follow(1 << 30)\n    os._exit(0)\n"
     done = subprocess.run([sys.executable, "-c", f"{code}raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"], timeout=30)
     assert done.returncode == 1
 

@@ -16,9 +16,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from de_jupyter_a_la_tierra import errors
 from de_jupyter_a_la_tierra.landing import merge as merging
 from de_jupyter_a_la_tierra.landing import stages as landing
-from de_jupyter_a_la_tierra.landing.example import describe_example
 from de_jupyter_a_la_tierra.landing.export import export_notebook
 from de_jupyter_a_la_tierra.landing.stages import compare_stages, find_source, land, raise_stage, render_project
+from de_jupyter_a_la_tierra.landing.templates import describe_example
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -130,11 +130,33 @@ def test_the_conftest_that_travels_is_ours(tmp_path, whose):
 
 
 def test_the_diff_of_a_stage():
-    """Lo que se añade, con un «+»; lo que cambia, como lo diría git."""
+    """Cuánto es; lo que se añade, con un «+»; lo que cambia, como lo diría git."""
     text = compare_stages(3)
+    assert text.startswith("De la etapa 2 a la 3: 3 ficheros nuevos y 1 que cambia.\n\n+ make/3_api.mk\n")
     assert "+ make/3_api.mk" in text and "+ tests/test_api.py" in text
     assert "-    de-jupyter-a-la-tierra[kedro]" in text and "+    de-jupyter-a-la-tierra[api]" in text
-    assert all(line.startswith("+ ") for line in compare_stages(1).splitlines())
+    assert all(line.startswith("+ ") for line in compare_stages(1).splitlines()[2:])
+
+
+def test_the_diff_is_told_without_a_project(tierra, tmp_path):
+    """«tierra stage N --diff» no escribe nada ni necesita un proyecto; con «--from», se compara con esa etapa."""
+    done = tierra("stage", "3", "--diff", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, compare_stages(3) + "\n", "")
+    far = tierra("stage", "6", "--diff", "--from", "1", cwd=tmp_path).stdout.partition("\n--- ")[0]
+    added = {line[2:] for line in far.splitlines() if line.startswith("+ ")}
+    assert added == {path for path in render(6).keys() - render(1).keys() if not path.endswith(".gitkeep")}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("args", "said"), [
+    ("3", "tierra stage 3 --diff"), ("3 gatos --diff", "no se escribe nada"), ("3 gatos --from 1", "--from"),
+    ("3 --diff --from 3", "anterior"), ("7 --diff", "No hay etapa 7"), ("3 --diff --from 0", "No hay etapa 0"),
+])
+def test_a_diff_badly_asked_writes_nothing(tierra, tmp_path, args, said):
+    """Sin carpeta ni «--diff», con los dos, o comparando con lo que no es anterior: una frase, un 2 y nada escrito."""
+    done = tierra("stage", *args.split(), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "") and said in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 # --- Añadir una etapa --------------------------------------------------------------------------------------------

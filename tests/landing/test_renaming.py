@@ -10,13 +10,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from de_jupyter_a_la_tierra.landing import example
 from de_jupyter_a_la_tierra.landing import merge as merging
 from de_jupyter_a_la_tierra.landing import stages as landing
-from de_jupyter_a_la_tierra.landing.example import describe_example, read_notebooks, renumber
+from de_jupyter_a_la_tierra.landing import templates
 from de_jupyter_a_la_tierra.landing.export import export_notebook
 from de_jupyter_a_la_tierra.landing.merge import hash_text, rename_in, update_files, write_files
 from de_jupyter_a_la_tierra.landing.stages import land, raise_stage, render_project
+from de_jupyter_a_la_tierra.landing.templates import describe_example, read_notebooks, renumber
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERED = re.compile(r"(\d+)[a-z]?_\w+\.ipynb")
@@ -70,7 +70,7 @@ def test_the_numbers_of_the_book_do_not_matter(tmp_path, monkeypatch):
         (tmp_path / tens[path]).parent.mkdir(exist_ok=True)
         (tmp_path / tens[path]).write_text(rename_in(source.read_text(encoding="utf-8"), tens), encoding="utf-8")
     assert (tmp_path / "2_kedro/420_reporting.ipynb").is_file()
-    monkeypatch.setattr(example, "find_cargo", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(templates, "find_cargo", lambda *_, **__: tmp_path)
     assert read_notebooks(6) == expected
 
 

@@ -20,6 +20,7 @@ def read_code(notebook: Path) -> list[str]:
     """Las celdas de código de un cuaderno, sin las líneas que solo entiende IPython."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    sources = [source for source in sources if not source.startswith("%%")]  # una orden de la terminal no importa nada
     return ["\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))) for source in sources]
 
 
@@ -59,9 +60,10 @@ def list_imports(source: str, module: str) -> Iterator[str]:
                 yield from (find_origin(origin, alias.name) for alias in node.names)
 
 
-def find_backwards(source: str, module: str) -> list[str]:
-    """Lo que importa un texto de una etapa posterior a la del módulo en que está."""
-    stage, modules = find_stage(list_modules()[module]), list_modules()
+def find_backwards(source: str, module: str, notebook: Path | None = None) -> list[str]:
+    """Lo que importa un texto de una etapa posterior a la del cuaderno en que está; si no se dice cuál, el de su módulo."""
+    modules = list_modules()
+    stage = find_stage(notebook or modules[module])
     return [name for name in list_imports(source, module) if name in modules and find_stage(modules[name]) > stage]
 
 
@@ -73,6 +75,18 @@ def test_no_module_needs_a_later_stage(module):
     backwards = find_backwards(exported, module)
     backwards += [name for cell in read_code(notebook) for name in find_backwards(cell, module)]
     assert not backwards, f"{notebook.relative_to(ROOT)} importa {', '.join(sorted({*backwards}))}"
+
+
+def list_pages() -> list[Path]:
+    """Los cuadernos que no son módulos: los capítulos, los trabajos y las recetas."""
+    return [path for path in sorted(ROOT.glob("nbs/[1-9]_*/*.ipynb")) if path not in list_modules().values()]
+
+
+@pytest.mark.parametrize("page", list_pages(), ids=lambda path: path.stem)
+def test_no_chapter_needs_a_later_stage(page):
+    """Un capítulo, a la vista o en una celda oculta, tampoco importa lo que aún no se ha contado: para eso están las órdenes."""
+    backwards = [name for cell in read_code(page) for name in find_backwards(cell, "", page)]
+    assert not backwards, f"{page.relative_to(ROOT)} importa {', '.join(sorted({*backwards}))}"
 
 
 @pytest.mark.parametrize("source", [

@@ -94,7 +94,6 @@ def test_classes_fit_in_a_page():
 
 # --- Los módulos -------------------------------------------------------------------------------------------------
 
-MODULES, WIDEST, LAYERS = 76, 12, 12
 
 
 def list_modules() -> list[Path]:
