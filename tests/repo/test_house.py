@@ -22,7 +22,7 @@ WINGS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.pyi"))
 # --- Los cuadernos -----------------------------------------------------------------------------------------------
 
 GOAL = 50  # % de celdas que definen algo y van seguidas de un ejemplo a la vista
-FLOOR = 66  # el suelo de hoy: solo sube
+FLOOR = 72  # el suelo de hoy: solo sube
 RUN = 5  # definiciones seguidas sin ejemplo
 CLASS_LINES = 60
 
@@ -94,6 +94,7 @@ def test_classes_fit_in_a_page():
 
 # --- Los módulos -------------------------------------------------------------------------------------------------
 
+MODULES, WIDEST, LAYERS = 76, 12, 12  # los módulos, los de hoy; la meta son 75
 
 
 def list_modules() -> list[Path]:
