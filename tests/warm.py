@@ -16,8 +16,8 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-HEAVY = (  # onnxruntime no: un proceso bifurcado de quien lo importó no acaba nunca
-    "fsspec", "kedro.io", "kedro.pipeline", "kedro.runner", "kedro_datasets.pandas", "matplotlib.pyplot", "mlflow.pyfunc", "mlflow.tracking",
+HEAVY = (  # sin onnxruntime, que no deja acabar a un bifurcado, ni kedro.runner, que al importarse decide adónde van los avisos
+    "fsspec", "kedro.io", "kedro.pipeline", "kedro_datasets.pandas", "matplotlib.pyplot", "mlflow.pyfunc", "mlflow.tracking",
     "omegaconf", "pandas", "pyarrow.parquet", "rich.logging", "skl2onnx", "sklearn.ensemble", "sklearn.linear_model",
     "sklearn.model_selection", "sklearn.pipeline", "skops.io",
 )
