@@ -133,8 +133,8 @@ def edit(project: Path, notebook: str, old: str = "", new: str = "") -> None:
 # De cada proyecto: con qué se escribe, la etapa a la que se lleva, si está en git, y lo que cambia su dueño.
 TITLE = ('title: str = "Qué predice y qué era"', 'title: str = "Lo que predice y lo que era"')
 PROJECTS = {
-    "gatos2": (("stage", "2"), "3", True, ("nbs/2_kedro/31_model.ipynb", *TITLE)),
-    "gatos6": (("stage", "6"), "6", False, ("nbs/2_kedro/31_model.ipynb", *TITLE)),
+    "gatos2": (("stage", "2"), "3", True, ("nbs/2_kedro/11_model.ipynb", *TITLE)),
+    "gatos6": (("stage", "6"), "6", False, ("nbs/2_kedro/11_model.ipynb", *TITLE)),
     "vinos": (
         ("new", "vinos", "--data", "vinos.csv", "--target", "target", "--dest"),
         "6",
