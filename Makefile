@@ -17,7 +17,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export KEDRO_DISABLE_TELEMETRY := 1
 export ORT_DISABLE_TELEMETRY := 1
 
-JOBS ?= 2
+# Pruebas a la vez: en dos núcleos caben tres, que muchas solo esperan.
+JOBS ?= 3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 UI_PORT ?= 5000
