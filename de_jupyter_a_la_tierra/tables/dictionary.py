@@ -23,7 +23,7 @@ class Column:
 
     name: str  # como se llama en la fuente
     meaning: str  # qué es, en español y en una línea
-    kind: Literal["number", "text", "list"] = "number"  # de qué clase son sus celdas
+    kind: Literal["number", "boolean", "category", "date", "text", "list"] = "number"  # de qué clase son sus celdas
     unit: str = ""  # unidad de medida, vacía si no tiene
     minimum: float | None = None  # el menor valor posible, incluido
     maximum: float | None = None  # el mayor valor posible, incluido
@@ -31,9 +31,13 @@ class Column:
     prefix: str = ""  # lo que precede al número: «[»
     suffix: str = ""  # lo que le sigue: «%», «/100g», «]»
     decimal: Literal["", ".", ","] = ""  # su signo decimal, donde la hoja lo deje en duda: «1,234»
-    labels: tuple[str, ...] = ()  # las clases de un texto; lo que solo cambie en mayúsculas, tildes o espacios es la misma
+    labels: tuple[str, ...] = ()  # las categorías conocidas; de un sí o no, primero el no; lo que solo cambie en mayúsculas, tildes o espacios es la misma
+    missing: tuple[str, ...] = ()  # las palabras con que aquí se escribe que falta el dato: «NA», «s/d»
+    date_format: str = ""  # cómo está escrita una fecha, como en `strptime`: «%d/%m/%Y»; vacío, como manda ISO 8601
     separator: str = ","  # lo que separa los elementos de una lista
     required: bool = True  # si una celda vacía es un error
+    header: str = ""  # cómo la llama la hoja, si su nombre hubo que cambiarlo
+    note: str = ""  # por qué no se usa para predecir, si no se usa
     source: str = ""  # de dónde sale el dato
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,7 +50,7 @@ class Column:
         values: dict[str, Any],  # lo que escribió `to_dict`
     ) -> Self:
         """La columna que describe un diccionario de JSON."""
-        return cls(**{**values, "labels": tuple(values.get("labels", ()))})
+        return cls(**{**values, **{name: tuple(values.get(name, ())) for name in ("labels", "missing")}})
 
 # %% ../../nbs/2_kedro/10_dictionary.ipynb #c010
 def describe_range(
