@@ -15,6 +15,7 @@ from typing import Any
 
 # %% ../../nbs/7_aterrizar/10_export.ipynb #c004
 from ..errors import UsageError
+from ..quoting import parse_python
 
 # %% ../../nbs/7_aterrizar/10_export.ipynb #c007
 _MARK = re.compile(r"\s*#\s*\|")
@@ -37,7 +38,7 @@ def list_public(
     sources: list[str],  # el código de cada celda
 ) -> list[str]:
     """Los nombres que un módulo publica en `__all__`."""
-    statements = [statement for source in sources for statement in ast.parse(source).body]
+    statements = [statement for source in sources for statement in parse_python(source).body]
     assigned = [s for s in statements if isinstance(s, ast.Assign | ast.AnnAssign | ast.AugAssign)]
     targets = [t for s in assigned for t in (s.targets if isinstance(s, ast.Assign) else [s.target])]
     names = [getattr(name, "id", "") for target in targets for name in getattr(target, "elts", [target])]
@@ -60,7 +61,7 @@ def relate_imports(
 ) -> str:
     """Vuelve relativos los `from … import …` de la casa que ocupan una línea."""
     lines = source.splitlines(keepends=True)
-    for statement in ast.parse(source).body:
+    for statement in parse_python(source).body:
         if isinstance(statement, ast.ImportFrom) and statement.module and statement.lineno == statement.end_lineno:
             at = statement.lineno - 1
             near = rf"\g<1>{_relative(statement.module, folder)}"
