@@ -43,14 +43,20 @@ def run(notebook: NotebookNode, output: Path | str | None, engine: str = "tierra
         return papermill.execute_notebook(nbformat.from_dict(notebook), output, engine_name=engine, progress_bar=False, **options)
 
 
+STOCK = """
+import json, papermill
+done = papermill.execute_notebook("stock.in.ipynb", None, engine_name="nbclient", progress_bar=False)
+json.dump(done, open("stock.json", "w"))  # en su orden: nbformat lo guardaría por orden alfabético
+"""
+
+
 def run_stock(notebook: NotebookNode, folder: Path) -> NotebookNode:
     """Lo mismo con el motor de siempre: en otro proceso, y otra vez si se queda colgado.
 
     Con un «Output» de ipywidgets, el núcleo y nbclient se quedan de vez en cuando esperándose el uno al otro; no es cosa nuestra.
     """
-    source, output = folder / "stock.in.ipynb", folder / "stock.ipynb"
-    nbformat.write(notebook, source)
-    command = [PAPERMILL, "--engine", "nbclient", "--no-progress-bar", source.name, output.name]
+    nbformat.write(notebook, folder / "stock.in.ipynb")
+    command = [sys.executable, "-c", STOCK]
     env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     for patience in (25, 50, 100):
         with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) as stock:
@@ -62,7 +68,7 @@ def run_stock(notebook: NotebookNode, folder: Path) -> NotebookNode:
                 os.killpg(stock.pid, signal.SIGKILL)
                 continue
         assert stock.returncode == 0, said
-        return nbformat.read(output, 4)
+        return nbformat.from_dict(json.loads((folder / "stock.json").read_text()))
     pytest.fail("el motor de siempre se ha quedado colgado las tres veces: no hay con qué comparar")
 
 
