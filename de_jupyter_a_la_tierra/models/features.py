@@ -133,6 +133,8 @@ def _read_dates(column: Column, values: Any) -> np.ndarray:
     try:
         if cells.dtype.kind == "O":
             cells = np.array([None if _is_gap(value) else value for value in values], dtype="M8[us]")
+        if cells.dtype.kind == "f" and np.isnan(cells).all():  # ninguna fecha, o ninguna fila
+            cells = np.full(len(cells), "NaT", dtype="M8[us]")
         if cells.dtype.kind != "M":
             raise TypeError
         return cells.astype("M8[us]")
