@@ -352,6 +352,7 @@ def _decide(table: pd.DataFrame, portraits: dict[str, Portrait], choices: Choice
     rows = pd.DataFrame({name: portrait.values for name, portrait in portraits.items()}, copy=False)
     rows = rows[~rows.index.isin(bad)] if len(bad) else rows
     _check_rows(goal, rows, len(table))
+    _check_time(portraits, choices.time)
     task = infer_task(rows[target], choices.task)
     goal = _settle_target(goal, rows[target], task)
     rows = rows.astype({target: "int64"}) if goal.column.integer else rows
@@ -388,6 +389,12 @@ def _annotate(portrait: Portrait, rows: pd.DataFrame, choices: Choices) -> Colum
         return replace(column, note=note)
     kind = "category" if column.kind == "text" and note in (IDENTIFIER, RARE) else column.kind
     return replace(column, kind=kind, note="")
+
+
+def _check_time(portraits: Mapping[str, Portrait], time: str) -> None:
+    """`UsageError` si la columna que ha de decir cuándo no es de fechas ni de números."""
+    if time and portraits[time].column.kind not in ("date", "number"):
+        raise UsageError(f"«{time}» no dice cuándo: para --time hace falta una columna de fechas o de números.")
 
 
 def _check_rows(goal: Portrait, rows: pd.DataFrame, n_rows: int) -> None:

@@ -56,10 +56,14 @@ def count_cells(
     return Cells(str(text.name), text, codes, np.asarray(bare, dtype=object), np.bincount(codes, minlength=len(bare)))
 
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #gap1
-_GAP_WORDS = set(
-    ["na", "n/a", "n.a.", "n.a", "nan", "null", "none", "nulo", "nula", "nil", "missing", "perdido", "s/d", "sd", "s.d.", "s.d", "n/d", "nd", "n.d.", "n.d", "ns/nc", "ns", "nc", "ns-nc", "ip", "nat", "<na>", "#n/a", "#n/d", "#na", "#¡valor!", "#value!", "#ref!", "#¡ref!", "#div/0!", "#¡div/0!", "#num!", "#¡num!", "\\n", "(null)", "(vacio)", "vacio", "sin dato", "sin datos", "no disponible", "no data", "no consta", "sin informacion", "desconocido", "desconocida", "unknown", "no aplica", "not available"]
-)
-_BLANK_WORDS = set(["nan", "null", "nat", "<na>", "#n/a", "#n/d", "#na", "(null)", "\\n", "s/d", "n/d", "n.d.", "s.d.", "sin dato", "sin datos", "#value!", "#¡valor!", "#ref!", "#div/0!", "#¡div/0!"])
+_BLANK_WORDS = {
+    "nan", "null", "nat", "<na>", "#n/a", "#n/d", "#na", "(null)", "\\n", "s/d", "n/d", "n.d.", "s.d.", "sin dato", "sin datos", "#value!",
+    "#¡valor!", "#ref!", "#¡ref!", "#div/0!", "#¡div/0!", "#num!", "#¡num!",
+}
+_GAP_WORDS = _BLANK_WORDS | {
+    "na", "n/a", "n.a.", "n.a", "none", "nulo", "nula", "nil", "missing", "perdido", "sd", "s.d", "nd", "n.d", "ns/nc", "ns", "nc", "ns-nc", "ip",
+    "(vacio)", "vacio", "no disponible", "no data", "no consta", "sin informacion", "desconocido", "desconocida", "unknown", "no aplica", "not available",
+}
 _SYMBOL = re.compile(r"[-–—.?¿*_/~]+")
 
 

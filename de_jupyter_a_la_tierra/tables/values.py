@@ -218,9 +218,10 @@ def find_mark(
     """El signo decimal de una columna."""
     text = pd.Series(pd.unique(cells), dtype="str")
     text = text[text.str.contains("[.,]")]
-    sure = Counter({mark: int(plain.sum()) for mark in ".," if (plain := text.str.fullmatch(_PLAIN[mark])).any()})
-    for mark in sure:
-        text = text[~text.str.fullmatch(_PLAIN[mark])]
+    sure = Counter({sign: int(text.str.fullmatch(plain).sum()) for sign, plain in _PLAIN.items()})
+    sure += Counter()  # sin los que no ha visto
+    for plain in (_PLAIN[sign] for sign in sure):
+        text = text[~text.str.fullmatch(plain)]
     marked = {cell: mark for cell in text if (mark := read_mark(squeeze(_unwrap(cell, column)))) and mark[0]}
     n_marked = sure.total() + len(marked)
     sure += Counter(mark for mark, is_sure in marked.values() if is_sure)
