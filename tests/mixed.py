@@ -47,7 +47,7 @@ def simulate_voyages(n_rows: int = 600, seed: int = 0) -> pd.DataFrame:
             "saved": rng.choice([0.0, 1.0, np.nan], n_rows),
             "sailed": start + rng.integers(0, 60, n_rows).astype("m8[D]"),
             "seen": start + rng.integers(0, 80_000, n_rows).astype("m8[m]"),
-            "notes": rng.choice(["", "lleva perro", "lleva baúl", "sin equipaje", "perro y baúl"], n_rows),
+            "notes": rng.choice(["", "lleva perro", "lleva gato", "sin equipaje", "perro y gato"], n_rows),
         }
     ).astype({"port": "str", "class": "str", "notes": "str"})
     rows.loc[rng.random(n_rows) < 0.1, "seen"] = pd.NaT
