@@ -213,11 +213,6 @@ class Form:
     escape: bool = False  # si lo que una hoja de cálculo ejecutaría se deja en texto; solo en un CSV
 
 
-def _name_columns(rows: pd.DataFrame, header: Mapping[str, str]) -> list[str]:
-    """Cómo se llaman las columnas de la salida: como las llamaba la hoja."""
-    return [header.get(name, name) for name in map(str, rows)]
-
-
 def score_part(
     scorer: Scorer,  # con todo abierto
     table: pd.DataFrame,  # (n, k) lo que dio el `read` de su hoja
@@ -238,14 +233,12 @@ def score_part(
         )
     rows, renamed = set_beside(table[form.columns], scored.drop(columns=EXTRA, errors="ignore"), form.prefix)
     quarantine, tail = _find_quarantine(results, label), [] if schema is not None else find_footer(table)
-    names = _name_columns(rows, table.attrs.get("header", {}) if form.dialect else {})
     if form.escape and form.dialect:
         rows, quarantine = escape_formulas(rows), escape_formulas(quarantine)
-        names = list(escape_formulas(pd.DataFrame({"name": names}))["name"])
     first = {name: cell for name in QUARANTINE for cell in quarantine[name].head(1).tolist()}
     return Scored(
         encode_rows(rows, form.dialect, schema), quarantine.to_csv(index=False, header=False).encode(),
-        names, len(table), int(quarantine["line"].nunique()), first or None, _find_counts(results),
+        list(map(str, rows)), len(table), int(quarantine["line"].nunique()), first or None, _find_counts(results),
         renamed, tail,
     )
 
