@@ -40,7 +40,11 @@ class Landing:
     stage: int  # hasta qué etapa llega, de 1 a 6
     dictionary: Dictionary  # sus columnas, qué se predice y con qué
     task: Literal["classification", "regression"]  # si se predice una clase o una cantidad
-    example: dict[str, float]  # una fila típica, para la primera llamada a la API
+    example: dict[str, Any]  # una fila típica, para la primera llamada a la API: lo que cabe en un JSON
+    group: str = ""  # la columna que dice qué filas van juntas; vacía si no hay
+    time: str = ""  # la que dice cuándo fue cada una; vacía si no hay
+    max_bad_share: float = 0.05  # parte de las filas que puede no entenderse o no tener objetivo
+    model: str = "auto"  # el modelo con el que empieza un proyecto tuyo
     version: str = __version__  # la de las herramientas que lo escriben
 
     @property
@@ -56,7 +60,7 @@ class Landing:
     @property
     def model_type(self) -> str:
         """El modelo con el que se empieza."""
-        return "logistic" if self.task == "classification" else "ridge"
+        return self.model if self.kind == "own" else "logistic"
 
     def to_dict(self) -> dict[str, Any]:
         """La ficha como diccionario de JSON."""
@@ -71,7 +75,8 @@ class Landing:
         columns = tuple(map(Column.from_dict, values["dictionary"]["columns"]))
         names = tuple(values["dictionary"]["features"])
         dictionary = Dictionary(**{**values["dictionary"], "columns": columns, "features": names})
-        return cls(**{**values, "dictionary": dictionary})
+        old = "logistic" if values["task"] == "classification" else "ridge"  # el de antes de compararlos
+        return cls(**{"model": old, **values, "dictionary": dictionary})
 
 # %% ../../nbs/7_aterrizar/11_templates.ipynb #c012
 _TEST_TOOLS = ["nbdev", "execnb", "fastcore", "fastgit", "ghapi", "pytest", "pytest-xdist", "nbval"]
