@@ -76,7 +76,7 @@ def cap_levels(X: pd.DataFrame, train: np.ndarray) -> pd.DataFrame:
     """Los árboles no admiten más de 255 categorías: las que menos salen en lo que se entrena, como si faltaran."""
     capped = X.copy()
     for name in X.select_dtypes("category"):
-        common = X[name].iloc[train].value_counts().index[:200]
+        common = X[name].iloc[train].astype("str").value_counts().index[:200]
         capped[name] = X[name].cat.set_categories(common)
     return capped
 
@@ -131,7 +131,7 @@ def find_competent(folder: Path, entry: dict[str, Any], skrub: str | None) -> di
     known = json.loads(path.read_text()) if path.exists() else {}
     scores = known.setdefault(entry["name"], {})
     for way in ["constant", "trees", *(["skrub"] if skrub else [])]:
-        if way not in scores:
+        if "error" in scores.get(way, {"error": "nunca se ha medido"}):
             child = [str(Path(__file__).resolve()), str(folder), entry["name"], "--competent", way]
             code, said, error = ask_child(skrub if way == "skrub" and skrub else sys.executable, child, folder, 3600)
             scores[way] = json.loads(said) if not code else {"score": float("nan"), "error": error[-300:]}
