@@ -9,6 +9,10 @@ from .evaluation import evaluation_mask as evaluation_mask
 from .evaluation import hash_rows as hash_rows
 from .evaluation import score_predictions as score_predictions
 from .evaluation import score_regression as score_regression
+from .features import Input as Input
+from .features import featurize as featurize
+from .features import featurize_records as featurize_records
+from .features import list_inputs as list_inputs
 from .freezing import freeze_model as freeze_model
 from .training import build_estimator as build_estimator
 from .training import examine as examine

@@ -52,7 +52,7 @@ FILES = {
     "excel workbook": (b"PK\x03\x04...", 2, "guárdalo como CSV"),
     "repeated column": (f"{HEADER},dma_ash\n{GOOD},1\n", 2, "repite la columna «dma_ash»"),
     "ambiguous decimals": (f"{HEADER.replace(',', ';')}\n1;1,313;21;50;84\n", 2, "--decimal"),
-    "decimal comma": (f'{HEADER}\n1.7,76,21,"12,5%",84\n', 1, "usa --decimal «,»"),
+    "decimal comma": (f'{HEADER}\n1.7,76,21,"12,5%",84\n1.7,76,21,12.5%,84\n', 1, "usa --decimal «,»"),
     "negative percent": (f"{HEADER}\n1.7,76,21,-3%,84\n", 1, "fuera de rango: de 0 a 100 %"),
     "not a number": (f"{HEADER}\n1.7,mucha,21,50,84\n", 1, "«mucha» no es un número"),
     "extra cells": (f"{HEADER}\n{GOOD},9\n", 1, "más celdas que la cabecera"),
