@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['EMPTY', 'INFINITE', 'BESIDE', 'split_sign', 'is_missing', 'read_number', 'read_column', 'check_numbers', 'squeeze',
-           'find_mark', 'doubtful_mark', 'fold_label', 'join_labels', 'to_text', 'find_second_header', 'find_footer',
-           'find_headers', 'require_columns', 'read_rows', 'check_bad_share', 'check_quarantine', 'describe_bad_rows',
+           'find_mark', 'doubtful_mark', 'join_labels', 'to_text', 'find_second_header', 'find_footer', 'find_headers',
+           'require_columns', 'read_distinct', 'read_rows', 'check_bad_share', 'check_quarantine', 'describe_bad_rows',
            'check_free']
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c003
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -22,7 +21,7 @@ import pandas as pd
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c004
 from ..errors import UsageError, WorkError
-from ..spanish import format_number, format_percent
+from ..spanish import fold_label, format_number, format_percent
 from .csv import EXTRA, read_mark
 from .dates import read_dates
 from .dictionary import Column, describe_range
@@ -242,14 +241,6 @@ def doubtful_mark(
     )
 
 # %% ../../nbs/2_kedro/12_values.ipynb #labels2
-def fold_label(
-    text: str,  # una clase, como la escribió alguien
-) -> str:
-    """Una clase sin lo que no la distingue: mayúsculas, tildes y espacios."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return " ".join("".join(letter for letter in plain if not unicodedata.combining(letter)).split())
-
-
 def join_labels(
     values: pd.Series,  # (n,) textos
     labels: tuple[str, ...],  # las clases, como se quieren escribir
@@ -379,6 +370,17 @@ def require_columns(
         raise UsageError(f"{subject} «{'», «'.join(missing)}»{where}. Las que hay: {', '.join(map(str, raw))}.")
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c021
+def read_distinct(
+    distinct: np.ndarray,  # (k,) textos distintos de una columna
+    column: Column,  # qué se espera de ellos
+    decimal: str = ".",  # el signo decimal, si son números
+) -> tuple[np.ndarray, np.ndarray]:  # (k,) valores, vacíos donde no se pudo; (k,) motivos, vacíos donde no falla
+    """Lee unos textos distintos según la clase de su columna; que falte el dato también es un motivo."""
+    if column.kind == "number":
+        return _read_numbers(distinct, column, decimal)
+    return {"boolean": _read_booleans, "date": _read_moments}.get(column.kind, _read_words)(distinct, column)
+
+
 def _read_any(cells: pd.Series, column: Column, decimal: str) -> tuple[pd.Series, pd.Series]:
     """Lee una columna de cualquier clase: valores y motivos de las celdas que fallan."""
     if column.kind == "number" and pd.api.types.is_numeric_dtype(cells):
@@ -391,9 +393,8 @@ def _read_any(cells: pd.Series, column: Column, decimal: str) -> tuple[pd.Series
         if mark is None:
             raise doubtful_mark(text, cells.attrs.get("path", ""))
         return read_column(text, column, mark)
-    read = {"boolean": _read_booleans, "date": _read_moments}.get(column.kind, _read_words)
-    values, problems = _read_once(text, column, lambda distinct: read(distinct, column))
-    return (values.astype("str") if read is _read_words else values), problems
+    values, problems = _read_once(text, column, lambda distinct: read_distinct(distinct, column))
+    return values.astype("str") if column.kind in ("category", "text", "list") else values, problems
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c022
 def _quarantine(cells: pd.Series, reasons: pd.Series) -> pd.DataFrame:
