@@ -4,6 +4,7 @@ from .csv import write_table as write_table
 from .dictionary import Column as Column
 from .dictionary import Dictionary as Dictionary
 from .dictionary import to_frame as to_frame
+from .formats import read_any as read_any
 from .values import check_quarantine as check_quarantine
 from .values import describe_bad_rows as describe_bad_rows
 from .values import read_number as read_number
