@@ -34,7 +34,7 @@ MOVED = {  # dónde estaba cada cosa en la 0.2 y dónde está ahora
     "notifying": "cli.notify", "openapi": "api.payload", "orders": "scoring.stream",
     "outcomes": "parameters.returned tracking.connection", "outputs": "scoring.outputs", "page": "api.page",
     "parts": "scoring.sheets", "payload": "api.payload", "planning": "jobs.plan", "preloading": "engine.preloading",
-    "profiling": "landing.inference", "progress": "cli.progress", "project": "projects.project",
+    "profiling": "landing.kinds landing.inference", "progress": "cli.progress", "project": "projects.project",
     "promotion": "tracking.promotion", "randomness": "engine.forking", "reading": "tables.values",
     "records": "tracking.hook", "recovery": "jobs.batch", "registry": "tracking.registry", "remote": "jobs.cluster",
     "rendering": "landing.templates files", "runs": "jobs.runs", "serving": "api.server",

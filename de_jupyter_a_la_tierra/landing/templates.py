@@ -43,6 +43,7 @@ class Landing:
     example: dict[str, Any]  # una fila típica, para la primera llamada a la API: lo que cabe en un JSON
     group: str = ""  # la columna que dice qué filas van juntas; vacía si no hay
     time: str = ""  # la que dice cuándo fue cada una; vacía si no hay
+    max_bad_share: float = 0.05  # parte de las filas que puede no entenderse o no tener objetivo
     model: str = "auto"  # el modelo con el que empieza un proyecto tuyo
     version: str = __version__  # la de las herramientas que lo escriben
 

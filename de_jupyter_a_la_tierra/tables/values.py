@@ -199,6 +199,9 @@ def check_numbers(
 _FEW = 0.05  # parte de las celdas que, en contra de lo que dice la hoja, no pasa de ser una errata
 
 
+_PLAIN = {mark: rf"[+-]?(?:[0-9]+[{mark}](?:[0-9]{{1,2}}|[0-9]{{4,}})|0[{mark}][0-9]+)" for mark in ".,"}  # los que no dejan duda, de un vistazo
+
+
 def squeeze(
     cell: str,  # un número, quizá con espacios entre los millares o sin cero delante: «1 234,5», «,5»
 ) -> str:  # «1234,5», «0,5»
@@ -213,9 +216,16 @@ def find_mark(
     decimal: str,  # el signo decimal de la hoja; «auto» si no se sabe
 ) -> str | None:  # «.» o «,»; None si no hay manera de saberlo
     """El signo decimal de una columna."""
-    marked = {cell: mark for cell in pd.unique(cells) if (mark := read_mark(squeeze(_unwrap(cell, column)))) and mark[0]}
-    sure = Counter(mark for mark, is_sure in marked.values() if is_sure)
-    if len(sure) == 1 and (decimal == "auto" or sure.total() > _FEW * len(marked)):
+    text = pd.Series(pd.unique(cells), dtype="str")
+    text = text[text.str.contains("[.,]")]
+    sure = Counter({sign: int(text.str.fullmatch(plain).sum()) for sign, plain in _PLAIN.items()})
+    sure += Counter()  # sin los que no ha visto
+    for plain in (_PLAIN[sign] for sign in sure):
+        text = text[~text.str.fullmatch(plain)]
+    marked = {cell: mark for cell in text if (mark := read_mark(squeeze(_unwrap(cell, column)))) and mark[0]}
+    n_marked = sure.total() + len(marked)
+    sure += Counter(mark for mark, is_sure in marked.values() if is_sure)
+    if len(sure) == 1 and (decimal == "auto" or sure.total() > _FEW * n_marked):
         return next(iter(sure))
     if decimal != "auto":
         return decimal

@@ -130,10 +130,9 @@ def test_shares_the_tracking_configuration_of_the_example() -> None:
 BAD_SHEETS = {
     "un solo valor": ("a,y\n1,x\n2,x\n", "solo tiene un valor, «x»"),
     "sin el objetivo": ("a,z\n1,x\n2,w\n", "No existe la columna «y»"),
-    "sin números": ("a,y\nq,1\nw,2\n", "ninguna otra columna de la hoja es un número"),
+    "sin nada con que predecir": ("a,y\nq,1\nw,2\n", "ninguna otra columna de la hoja sirve. No se usan: «a» (parece un identificador)"),
     "vacía": ("", "está vacío"),
     "solo cabecera": ("a,y\n", "solo tiene la cabecera"),
-    "nombre reservado": ("score,y\n1,1\n2,2\n", "llamada «score»"),
     "decimal dudoso": ("a;y\n1,313;x\n1,200;w\n", "--decimal"),
 }
 
