@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['list_recipes', 'build_estimator', 'as_rows', 'as_inputs', 'fit_estimator', 'predict_rows', 'read_split', 'mark_rows',
-           'mark_last', 'hold_out', 'select_training', 'examine', 'gather_model']
+           'mark_last', 'hold_out', 'select_training', 'list_split', 'examine', 'gather_model']
 
 # %% ../../nbs/2_kedro/35_fitting.ipynb #t004
 from collections.abc import Mapping, Sequence
@@ -178,6 +178,15 @@ def select_training(
     require_columns(model_input, dictionary.select([*features, target]))
     training = model_input[~model_input["evaluation"]]
     return training[features], training[target]
+
+# %% ../../nbs/2_kedro/35_fitting.ipynb #ls1
+def list_split(
+    model_input: pd.DataFrame,  # lo que devolvió `hold_out`
+    split: Mapping[str, str] | None,  # el reparto con que se apartaron las filas
+) -> dict[str, pd.Series]:  # `groups` o `times` de las filas de estudio; nada, si se apartaron por filas
+    """Cómo se reparten las filas de estudio cuando se comparan modelos: igual que se apartaron las de examen."""
+    by, name = read_split(split)
+    return {f"{by}s": model_input.loc[~model_input["evaluation"], name]} if by else {}
 
 # %% ../../nbs/2_kedro/35_fitting.ipynb #t041
 def examine(
