@@ -8,7 +8,7 @@ __all__ = ['write_simulated', 'fetch_published', 'copy_published', 'adopt_table'
 # %% ../../nbs/2_kedro/50_sources.ipynb #c003
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import pandas as pd
 # %% ../../nbs/2_kedro/50_sources.ipynb #c004
 from ..errors import UsageError, WorkError, explain_os_errors
 from ..files import atomic_path, hash_file
-from ..tables.csv import read_mark, read_table, write_table
+from ..tables.csv import read_mark, write_table
 from ..tables.dictionary import Column
+from ..tables.formats import read_any
 from ..tables.values import doubtful_mark, find_mark, find_second_header, require_columns
 
 # %% ../../nbs/2_kedro/50_sources.ipynb #c007
@@ -89,21 +90,21 @@ def _to_point(cells: pd.Series, column: Column, attrs: Mapping[Any, Any]) -> pd.
 
 
 def adopt_table(
-    origin: Path,  # la hoja de quien trae datos
+    origin: str | Path | Sequence[str | Path],  # la hoja de quien trae datos, en el formato que sea, o varias
     columns: list[Column],  # las que debe tener
     path: Path,  # adónde
-    options: dict[str, Any],  # las de `read_table`; «auto» para reconocer el dialecto
+    options: dict[str, Any],  # las de `read_any`; «auto» para reconocer el dialecto
 ) -> int:  # filas adoptadas
     """Traduce una hoja al CSV canónico del proyecto, sin interpretar sus celdas.
 
     Una segunda cabecera, con las unidades, se queda fuera. Lanza `UsageError` si falta una columna o el dialecto no
     se puede reconocer.
     """
-    table = read_table(origin, **options)
+    table = read_any(origin, **options)
     require_columns(table, columns)
     table = table.drop(index=find_second_header(table))
     for column in columns:
-        if column.kind == "number":
+        if column.kind == "number" and table[column.name].dtype == "str":
             table[column.name] = _to_point(table[column.name], column, table.attrs)
     write_table(table, path)
     return len(table)
