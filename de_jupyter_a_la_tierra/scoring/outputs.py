@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import pandas as pd
 # %% ../../nbs/6_trabajos/51_outputs.ipynb #imp2
 from ..errors import UsageError, WorkError, explain_os_errors
 from ..files import try_lock
-from ..tables.csv import Dialect, drop_bom
+from ..tables.csv import Dialect, csv_options, drop_bom
+from ..tables.header import restore_names
 
 # %% ../../nbs/6_trabajos/51_outputs.ipynb #c008a
 def _to_arrow(values: pd.Series, schema: Any) -> Any:
@@ -43,7 +45,7 @@ def encode_rows(
 ) -> bytes:
     """Escribe las filas de una parte, sin cabecera ni marca."""
     if dialect is not None:
-        text = table.to_csv(index=False, header=False, sep=dialect.sep, decimal=dialect.mark)
+        text: str = table.to_csv(index=False, header=False, **csv_options(dialect))
         return text.encode(drop_bom(dialect.encoding), errors="xmlcharrefreplace")
     import pyarrow as pa
 
@@ -169,9 +171,10 @@ class Checkpoints:
 def write_header(
     columns: list[str],  # sus nombres
     dialect: Dialect,  # en qué dialecto
+    header: Mapping[str, str] | None = None,  # cómo llama la hoja a las que aquí se llaman de otro modo
 ) -> bytes:
     """La primera línea de un CSV, con su marca si la codificación la lleva."""
-    text = pd.DataFrame(columns=columns).to_csv(index=False, sep=dialect.sep)
+    text: str = pd.DataFrame(columns=restore_names(columns, header or {})).to_csv(index=False, **csv_options(dialect))
     return text.encode(dialect.encoding, errors="xmlcharrefreplace")
 
 # %% ../../nbs/6_trabajos/51_outputs.ipynb #c012a
@@ -182,8 +185,9 @@ class CsvOutput:
         self,
         path: Path,  # dónde
         dialect: Dialect,  # en qué dialecto
+        header: Mapping[str, str] | None = None,  # cómo llama la hoja a las columnas que aquí se llaman de otro modo
     ):
-        self._file, self._dialect = open(path, "wb"), dialect  # noqa: SIM115 (se cierra en `close`)
+        self._file, self._dialect, self._header = open(path, "wb"), dialect, header  # noqa: SIM115 (se cierra en `close`)
         self._columns: list[str] | None = None
 
     def append(
@@ -193,7 +197,7 @@ class CsvOutput:
         """Añade una parte; `WorkError` si no tiene las columnas de las demás."""
         if self._columns is None:
             self._columns = scored.columns
-            self._file.write(write_header(scored.columns, self._dialect))
+            self._file.write(write_header(scored.columns, self._dialect, self._header))
         elif scored.columns != self._columns:
             raise WorkError(f"Una parte salió con otras columnas: {', '.join(scored.columns)}. Revisa el pipeline.")
         self._file.write(scored.rows)
