@@ -63,3 +63,11 @@ def wheel(dist: Path) -> Path:
     """La rueda."""
     (path,) = dist.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="session")
+def voyages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """La carpeta de un modelo con columnas de todas las clases."""
+    from mixed import freeze_voyages
+
+    return freeze_voyages(tmp_path_factory.mktemp("mixed") / "voyages")

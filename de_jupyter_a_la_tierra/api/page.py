@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any
 
 # %% ../../nbs/3_api/11_page.ipynb #c004
-from .payload import build_example, describe_data
+from .fields import Field, build_example, build_fields, find_moment
+from .payload import describe_data
 from ..models.artifact import ModelCard
 from ..spanish import format_number
 from ..tables.dictionary import Column, describe_range
@@ -25,7 +26,8 @@ h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line) }
 pre { padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); border-radius: .3rem }
-input { width: 7rem; font: inherit } button { font: inherit; padding: .3rem 1rem }
+input, select, textarea { box-sizing: border-box; width: 11rem; max-width: 100%; font: inherit }
+input[type=checkbox] { width: auto } button { font: inherit; padding: .3rem 1rem }
 .note { border-left: .3rem solid var(--accent); padding-left: .8rem }
 output { display: block; min-height: 4rem; margin-top: 1rem } output b { font-size: 1.6rem }
 .bad { color: var(--bad) }
@@ -35,13 +37,16 @@ output { display: block; min-height: 4rem; margin-top: 1rem } output b { font-si
 SCRIPT = """
 const form = document.querySelector("form"), output = document.querySelector("output");
 const add = (tag, text, kind) => { const e = document.createElement(tag); e.textContent = text; e.className = kind || ""; output.append(e, " ") };
+const read = ({ value, dataset }) => {
+  if (value.trim() === "") return null;
+  if (dataset.kind === "boolean") return value === "true";
+  const number = Number(value.replace(",", "."));
+  return dataset.kind === "number" && !Number.isNaN(number) ? number : value;
+};
 form.addEventListener("submit", async event => {
   event.preventDefault();
   const row = {};
-  for (const { name, value } of form.querySelectorAll("input")) {
-    const number = Number(value.replace(",", "."));
-    row[name] = value.trim() === "" ? null : Number.isNaN(number) ? value : number;
-  }
+  for (const field of form.querySelectorAll("[name]")) row[field.name] = field.type === "checkbox" ? field.checked : read(field);
   output.replaceChildren();
   try {
     const reply = await fetch("predict_score", { method: "POST", body: JSON.stringify(row) }), answer = await reply.json();
@@ -50,6 +55,7 @@ form.addEventListener("submit", async event => {
     add("b", number(answer.score));
     if ("probability" in answer)
       add("span", "con una probabilidad del " + (100 * answer.probability).toLocaleString("es", { maximumFractionDigits: 1 }) + " %");
+    for (const name of answer.unseen || []) add("div", "No conocía lo que pone en «" + name + "», y contesta sin ello.", "bad");
     add("pre", JSON.stringify(answer, null, 2));
   } catch { add("div", "La API no contesta: comprueba que sigue en marcha.", "bad") }
 });
@@ -72,11 +78,24 @@ _PAGE = """<!doctype html>
 <p>Predice <code>{{ target.name }}</code> ({{ target.meaning | lower }}), que es {{ kind }}.</p>
 <p class="note">{{ data }} Versión: <code>{{ version }}</code>.</p>
 <h2>Pruébalo</h2>
-<form novalidate><table><thead><tr><th>Campo</th><th>Qué es</th><th>Rango</th><th>Valor</th></tr></thead>
+<form novalidate><table><thead><tr><th>Campo</th><th>Qué es</th><th>Qué admite</th><th>Valor</th></tr></thead>
 <tbody>
-{%- for column, range, value in rows %}
-<tr><td><label for="{{ column.name }}"><code>{{ column.name }}</code></label></td><td>{{ column.meaning }}</td><td>{{ range }}</td>
-<td><input id="{{ column.name }}" name="{{ column.name }}" value="{{ value }}" inputmode="decimal"></td></tr>
+{%- for column, admits, control, value, options in rows %}
+<tr><td><label for="{{ column.name }}"><code>{{ column.name }}</code></label></td><td>{{ column.meaning }}</td><td>{{ admits }}</td>
+<td>{% set field %}id="{{ column.name }}" name="{{ column.name }}" data-kind="{{ column.kind }}"{% endset %}
+{%- if control == "select" -%}
+<select {{ field }}>{% for key, text in options %}<option value="{{ key }}"{% if key == value %} selected{% endif %}>{{ text }}</option>{% endfor %}</select>
+{%- elif control == "checkbox" -%}
+<input type="checkbox" {{ field }}{% if value == "true" %} checked{% endif %}>
+{%- elif control == "textarea" -%}
+<textarea rows="2" {{ field }}>{{ value }}</textarea>
+{%- elif options -%}
+<input {{ field }} value="{{ value }}" list="{{ column.name }}, conocidas"><datalist id="{{ column.name }}, conocidas">{% for key, text in options %}<option value="{{ key }}">{% endfor %}</datalist>
+{%- elif control -%}
+<input type="{{ control }}"{% if control != "date" %} step="1"{% endif %} {{ field }} value="{{ value }}">
+{%- else -%}
+<input {{ field }} value="{{ value }}" inputmode="decimal">
+{%- endif %}</td></tr>
 {%- endfor %}
 </tbody></table>
 <p><button>Predecir</button></p></form><output aria-live="polite"></output>
@@ -96,6 +115,35 @@ def _open_template() -> Any:  # una plantilla de Jinja
 
     return Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
 
+# %% ../../nbs/3_api/11_page.ipynb #ctl1
+_MOST_OPTIONS = 50  # con más categorías, se teclea
+
+
+def _describe_limits(field: Field) -> str:
+    """Lo que admite un campo, para una persona que tiene delante su casilla."""
+    column, known = field.column, len(field.levels)
+    texts = {"number": describe_range(column) or "un número", "boolean": "sí o no", "date": "una fecha", "text": "un texto"}
+    texts["category"] = f"{known} conocidas, u otra" if known > _MOST_OPTIONS else "una de la lista" if known else "un texto"
+    text = "una hora" if column.kind == "date" and find_moment(column) == "time" else texts[column.kind]
+    return text + (", o en blanco" if field.optional else "")
+
+
+def _choose_control(field: Field) -> tuple[str, str, list[tuple[str, str]]]:
+    """La casilla de un campo: de qué clase es, qué lleva puesto y entre qué se elige."""
+    column, example = field.column, field.example
+    blank = [("", "—")] if field.optional else []
+    if column.kind == "number":
+        return "", "" if example is None else format_number(example, grouped=False), []
+    if column.kind == "boolean":
+        no, yes = column.labels or ("no", "sí")
+        value = "" if example is None else str(example).lower()
+        return "select" if field.optional else "checkbox", value, [*blank, ("true", yes), ("false", no)]
+    if column.kind == "category":
+        options = [*blank, *((label, label) for label in column.labels)]
+        return "select" if 0 < len(field.levels) <= _MOST_OPTIONS else "", example or "", options
+    kinds = {"date": "date", "time": "time", "date-time": "datetime-local"}
+    return kinds[find_moment(column)] if column.kind == "date" else "textarea", example or "", []
+
 # %% ../../nbs/3_api/11_page.ipynb #c013
 def build_page(
     info: ModelCard,  # la ficha de un modelo
@@ -103,13 +151,12 @@ def build_page(
     address: str,  # dónde está la API, para el ejemplo
 ) -> str:  # HTML, sin nada que pedir fuera
     """Explica la API de un modelo en una página con un formulario para probarla."""
-    target, example = Column.from_dict(info["target"]), build_example(info)
-    columns, choices = [Column.from_dict(feature) for feature in info["features"]], ", ".join(map(str, info["classes"]))
+    target, choices = Column.from_dict(info["target"]), ", ".join(map(str, info["classes"]))
     page: str = _open_template().render(
         title=f"Predicciones de «{info['name']}»",
         target=target,
         kind=f"una de estas clases: {choices}" if choices else f"un número{f', en {target.unit}' if target.unit else ''}",
-        rows=[(column, describe_range(column), format_number(example[column.name], grouped=False)) for column in columns],
+        rows=[(field.column, _describe_limits(field), *_choose_control(field)) for field in build_fields(info)],
         data=describe_data(info), version=version, curl=build_curl(info, address), style=STYLE, script=SCRIPT,
     )
     return page

@@ -40,7 +40,8 @@ class ModelService:
         self.model, self.version = model, version
         self.origin = model.info["data"].get("origin", "own")
         self._reader, self._answer = PayloadReader(model.info), build_answer_type(model.info)
-        self._encode = msgspec.json.Encoder().encode
+        self._encode, self._warns = msgspec.json.Encoder().encode, "unseen" in self._answer.__struct_fields__
+        self._predict = model.predict_records if model.info.get("featurizer") else model.predict_with_probability
 
     def answer(
         self,
@@ -50,12 +51,22 @@ class ModelService:
         rows, single = self._reader.read(body)
         if not rows:
             return b"[]"
-        scores, probabilities = self.model.predict_with_probability(rows)
+        scores, probabilities = self._predict(rows)
         columns = [scores.tolist()]
         if probabilities is not None:
             columns.append(probabilities.astype("float64").round(4).tolist())
         answers = [self._answer(*values, self.origin, self.version) for values in zip(*columns, strict=True)]
+        if self._warns:
+            self._warn(rows, answers)
         return self._encode(answers[0] if single else answers)
+
+    def _warn(self, rows: Sequence[Sequence[Any]], answers: Sequence[Any]) -> None:
+        """Apunta en cada respuesta las columnas con una categoría que el modelo no conocía."""
+        unseen: dict[int, list[str]] = {}
+        for position, name, _ in self.model.find_unseen(rows):
+            unseen.setdefault(position, []).append(name)
+        for position, names in unseen.items():
+            answers[position].unseen = names
 
 # %% ../../nbs/3_api/12_server.ipynb #c014
 _TITLES = {

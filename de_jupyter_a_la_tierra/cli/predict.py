@@ -74,13 +74,14 @@ def _open_cluster(
 @params_option
 @dialect_options
 @click.option("--prefix", default="", metavar="TEXTO", help="Principio de las columnas nuevas: «v2_» da v2_score. Si falta, «tierra_», y solo si su nombre está cogido.")
+@click.option("--escape-formulas", is_flag=True, help="Deja en texto las celdas que Excel ejecutaría (=, +, -, @), con un apóstrofo delante. Solo en un CSV.")
 @click.option("--scheduler", metavar="tcp://…", help="Un planificador de Dask que ya exista: las partes se reparten entre sus workers.")
 @click.option("--tls-ca", type=PATH, help="Con un planificador tls://, el certificado de la autoridad.")
 @click.option("--tls-cert", type=PATH, help="Ídem, el nuestro.")
 @click.option("--tls-key", type=PATH, help="Ídem, su clave.")
 def predict(
-    inputs: tuple[str, ...], output: str, model: str | None, params: tuple[str, ...], prefix: str, scheduler: str | None,
-    tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, **dialect: str
+    inputs: tuple[str, ...], output: str, model: str | None, params: tuple[str, ...], prefix: str, escape_formulas: bool,
+    scheduler: str | None, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, **dialect: str
 ) -> None:
     """Puntúa las comidas de un fichero, o de muchos.
 
@@ -97,7 +98,7 @@ def predict(
     from de_jupyter_a_la_tierra.scoring.stream import ScoringRequest, score_files
 
     versions = {"model": _find_version(model)} if model else {}
-    request = ScoringRequest(inputs, output, {**parse_params(list(params)), **dialect}, versions, prefix)
+    request = ScoringRequest(inputs, output, {**parse_params(list(params)), **dialect}, versions, prefix, escape_formulas)
     with _open_cluster(scheduler, tls_ca, tls_cert, tls_key) as executor, _progress() as progress:
         products, results = score_files(find_project(), request, executor, progress)
     for product in products:

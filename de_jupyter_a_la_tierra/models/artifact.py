@@ -352,10 +352,9 @@ def _open_skops(content: bytes, threads: int) -> Engine:
     pipeline, pools = loads(content, trusted=list(TRUSTED_TYPES)), ThreadpoolController()
 
     def run(methods: tuple[str, ...], X: Rows) -> list[np.ndarray]:
-        if not isinstance(X, np.ndarray):
-            X = as_frame(X)
+        table = X if isinstance(X, np.ndarray) else as_frame(X)
         with pools.limit(limits=threads):
-            return [getattr(pipeline, method)(X) for method in methods]
+            return [getattr(pipeline, method)(table) for method in methods]
 
     return run
 

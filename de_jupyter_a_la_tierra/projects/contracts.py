@@ -32,22 +32,35 @@ def _range_checks(column: Column) -> list[Any]:
     return [] if high is None else [Check.le(high, error=rule)]
 
 # %% ../../nbs/4_pruebas/10_contracts.ipynb #c008
+def _describe_values(column: Column) -> str | None:
+    """Qué valores se esperan de una columna: su rango, o las categorías conocidas."""
+    if column.kind == "category" and column.labels:
+        return f"conocidas: {', '.join(column.labels)}"
+    return describe_range(column) or None
+
+
 def build_column(
     column: Column,  # la columna, como la describe el diccionario
 ) -> Any:  # `pandera.pandas.Column`
     """Las reglas de una columna ya leída: su tipo, sus límites y si puede faltar."""
     import pandera.pandas as pa
 
-    labels: dict[str, Any] = {"title": column.meaning, "description": describe_range(column) or None}
+    about: dict[str, Any] = {"title": column.meaning, "description": _describe_values(column)}
+    if column.kind == "boolean":
+        rule = pa.Check.isin([0.0, 1.0], error="ha de ser 1 (sí) o 0 (no)")
+        return pa.Column("float64", rule, nullable=not column.required, **about)
+    if column.kind == "date":
+        rule = pa.Check(lambda values: values.dtype.kind == "M", error="ha de ser una fecha")
+        return pa.Column(None, rule, nullable=not column.required, **about)
     if column.kind != "number":
         filled = [pa.Check.str_length(min_value=1, error="no puede estar vacía")] if column.required else []
-        return pa.Column("str", filled, **labels)
+        return pa.Column("str", filled, **about)
     checks = _range_checks(column)
     if column.integer and column.required:
-        return pa.Column("int64", checks, **labels)
+        return pa.Column("int64", checks, **about)
     if column.integer:
         checks.append(pa.Check(lambda values: values % 1 == 0, error="ha de ser un número entero"))
-    return pa.Column("float64", checks, nullable=not column.required, **labels)
+    return pa.Column("float64", checks, nullable=not column.required, **about)
 
 # %% ../../nbs/4_pruebas/10_contracts.ipynb #c011
 def build_schema(

@@ -25,7 +25,7 @@ import pandas as pd
 from ..errors import UsageError, WorkError
 from ..models.artifact import Model, load_model
 from ..projects.session import Session, find_dataset
-from .outputs import Scored, encode_rows
+from .outputs import Scored, encode_rows, escape_formulas
 from .sheets import Part, open_sheet
 from ..tables.csv import EXTRA, Dialect
 from ..tables.values import BESIDE, find_footer
@@ -210,6 +210,7 @@ class Form:
     columns: list[str]  # las columnas de la primera hoja, en su orden
     dialect: Dialect | None  # el del CSV de salida; `None` si será un Parquet
     prefix: str = ""  # con qué han de empezar los nombres de las columnas nuevas
+    escape: bool = False  # si lo que una hoja de cálculo ejecutaría se deja en texto; solo en un CSV
 
 
 def score_part(
@@ -232,6 +233,8 @@ def score_part(
         )
     rows, renamed = set_beside(table[form.columns], scored.drop(columns=EXTRA, errors="ignore"), form.prefix)
     quarantine, tail = _find_quarantine(results, label), [] if schema is not None else find_footer(table)
+    if form.escape and form.dialect:
+        rows, quarantine = escape_formulas(rows), escape_formulas(quarantine)
     first = {name: cell for name in QUARANTINE for cell in quarantine[name].head(1).tolist()}
     return Scored(
         encode_rows(rows, form.dialect, schema), quarantine.to_csv(index=False, header=False).encode(),

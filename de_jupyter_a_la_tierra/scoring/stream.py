@@ -44,6 +44,7 @@ class ScoringRequest:
     versions: Mapping[str, str]  # la versión de cada modelo que no sea la última
     prefix: str = ""  # con qué han de empezar los nombres de las columnas nuevas; vacío: solo si están cogidos
     sheet: str | None = None  # la hoja, si lo que se puntúa es un libro de Excel
+    escape: bool = False  # si en un CSV se deja en texto lo que una hoja de cálculo ejecutaría
 
     @property
     def quarantine(self) -> str:  # «puntuadas.csv» → «puntuadas.quarantine.csv»
@@ -122,7 +123,7 @@ def identify(
     """De qué depende el resultado de un encargo."""
     return {
         "input": [[locate(path), fingerprint(path)] for path in files],
-        "output": [locate(request.output), request.prefix, request.sheet],
+        "output": [locate(request.output), request.prefix, request.sheet, request.escape],
         "params": {name: repr(value) for name, value in sorted({**request.params, **recipe.params}.items()) if "max_bad_share" not in name},
         "contracts": repr(sorted(recipe.contracts.items())),
         "models": {name: _hash((folder / "model.json").read_bytes()) for name, folder in recipe.models.items()},
@@ -364,7 +365,7 @@ def score_files(
     entry = session.context.config_loader["catalog"][recipe.sheet]
     dialect = {name: str(entry[name]) for name in ("sep", "encoding", "decimal") if name in entry}
     first, totals, scorer = open_sheet(files[0], dialect, request.sheet), _Totals(), Scorer(recipe, inputs)
-    form = Form(first.columns, None if request.to_parquet else first.dialect, request.prefix)
+    form = Form(first.columns, None if request.to_parquet else first.dialect, request.prefix, request.escape)
     folder, identity = checkpoints_folder(project, request.output), identify(request, recipe, files)
     with _open_checkpoints(folder, identity) as done, explain_os_errors("escribir", request.output), _reading() as reader:
         start, window = _read_ahead(reader, scorer, form), 1

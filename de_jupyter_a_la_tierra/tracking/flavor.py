@@ -6,17 +6,21 @@
 __all__ = ['build_signature', 'build_example', 'PyfuncModel', 'name_version', 'read_score', 'log_folder']
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c003
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c004
-from ..errors import DISTRIBUTION
+from ..api.fields import build_fields
+from ..errors import DISTRIBUTION, UsageError
 from ..models.artifact import Model, ModelCard, load_model
+from ..tables.dictionary import Column
 from .connection import import_mlflow
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c008
+_INPUTS = {"number": "double", "boolean": "double", "date": "datetime"}  # lo demás es texto
 _TYPES = {"b": "boolean", "i": "long", "u": "long", "f": "double", "U": "string"}
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c009
@@ -27,21 +31,44 @@ def build_signature(
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
-    inputs: list[ColSpec | TensorSpec] = [ColSpec("double", feature["name"]) for feature in info["features"]]
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(_INPUTS.get(field.column.kind, "string"), field.column.name, required=not field.optional) for field in build_fields(info)
+    ]
     outputs: list[ColSpec | TensorSpec] = [ColSpec(_TYPES[np.asarray(info["classes"] or [0.0]).dtype.kind], "score")]
     if info["classes"]:
         outputs.append(ColSpec("double", "probability"))
     return ModelSignature(Schema(inputs), Schema(outputs))
 
+# %% ../../nbs/5_mlflow/11_flavor.ipynb #type1
+def _type_rows(table: Any, columns: Sequence[Column]) -> Any:
+    """Las columnas de un modelo con los tipos que espera, vengan como vengan; lo que no está es un hueco.
+
+    Lanza `UsageError` si falta un dato que no puede faltar.
+    """
+    import pandas as pd
+
+    typed = {}
+    for column in columns:
+        cells = table[column.name] if column.name in table else pd.Series(None, index=table.index, dtype="object")
+        if column.required and cells.isna().any():
+            raise UsageError(f"En la fila {int(cells.isna().argmax()) + 1} falta «{column.name}», y el modelo lo necesita.")
+        if column.kind in ("number", "boolean"):
+            typed[column.name] = cells.astype("float64")
+        elif column.kind == "date":
+            typed[column.name] = pd.to_datetime(cells).astype("datetime64[us]")
+        else:
+            typed[column.name] = cells.astype("str").where(cells.notna(), "")
+    return pd.DataFrame(typed, index=table.index)
+
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c010
 def build_example(
     info: ModelCard,  # la ficha de un modelo
 ) -> Any:  # un DataFrame de una fila
-    """Una fila de ejemplo: la mediana de cada columna en las filas de entrenamiento."""
+    """Una fila de ejemplo: de cada columna, lo que está en medio de las filas de entrenamiento o lo que más sale."""
     import pandas as pd
 
-    deciles = info["baseline"]["features"]
-    return pd.DataFrame([{feature["name"]: float(deciles[feature["name"]][5]) for feature in info["features"]}])
+    row = {field.column.name: field.example for field in build_fields(info)}
+    return _type_rows(pd.DataFrame([row]), [field.column for field in build_fields(info)])
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c016
 class PyfuncModel:
@@ -61,8 +88,11 @@ class PyfuncModel:
         """Puntúa unas filas como «tierra predict»; `UsageError` si no le sirven."""
         import pandas as pd
 
+        info = self.model.info
+        if info.get("featurizer"):
+            model_input = _type_rows(model_input, [field.column for field in build_fields(info)])
         answers = {"score": self.model.predict(model_input)}
-        if self.model.info["classes"]:
+        if info["classes"]:
             best = self.model.predict_proba(model_input).max(axis=1, initial=0)
             answers["probability"] = best.astype("float64").round(4)
         return pd.DataFrame(answers, index=model_input.index)

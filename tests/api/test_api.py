@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+from serving import Server, serving
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
@@ -66,37 +66,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(folder: Path) -> Model:
     """Ese modelo, abierto."""
     return load_model(folder)
-
-
-class Server:
-    """Un proceso de `tierra serve` en marcha."""
-
-    def __init__(self, process: subprocess.Popen) -> None:
-        self.process, self.said = process, []
-        for line in process.stdout:
-            self.said.append(line)
-            if line.strip().startswith("curl"):
-                break
-        assert self.said and "curl" in self.said[-1], "".join(self.said) + process.stderr.read()
-        self.address = re.search(r"http://[^/,]+", self.said[1])[0]
-        self.port = int(self.address.rpartition(":")[2])
-
-    def ask(self, content: Any, path: str = "/predict_score") -> httpx.Response:
-        """Manda una petición: unos bytes tal cual, o lo que sea en JSON."""
-        kind = {"content": content} if isinstance(content, bytes) else {"json": content}
-        return httpx.post(self.address + path, timeout=60, **kind)
-
-
-@contextmanager
-def serving(tierra: Callable, cwd: Path, *args: str | Path) -> Iterator[Server]:
-    """Arranca `tierra serve` en un puerto libre y, al salir, lo termina."""
-    command = [tierra.path, "serve", "--port", "0", *args]
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        yield Server(process)
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
 
 
 @pytest.fixture(scope="module")
