@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 # %% ../../nbs/2_kedro/36_selection.ipynb #s004
 from ..errors import WorkError
@@ -65,7 +66,7 @@ def _try_fold(
     make: Callable[[], Any], X: Any, y: np.ndarray, train: np.ndarray, test: np.ndarray, task: str
 ) -> float:
     """La nota de un modelo nuevo en un pliegue."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(limits=1):  # con pocas filas, repartirlas cuesta más que hacerlas
         warnings.simplefilter("ignore")  # de que un modelo no converja, aquí, habla su nota
         predicted = make().fit(_take(X, train), y[train]).predict(_take(X, test))
     score = score_predictions if task == "classification" else score_regression
