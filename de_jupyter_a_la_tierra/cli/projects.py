@@ -149,7 +149,7 @@ def describe_project(
     from de_jupyter_a_la_tierra.landing.templates import Landing
 
     words, dictionary = title.replace("_", " ").strip(), study.dictionary
-    headers = {column.header: column.name for column in dictionary.columns}
+    headers = {column.header: column.name for column in dictionary.columns if column.header}
     if table.attrs.get("dialect", {}).get("encoding") == "mac_roman":
         study.notes.append("La hoja se ha leído en mac_roman, la de los Mac antiguos: si ves letras raras, di otra con --encoding.")
     return Landing(
