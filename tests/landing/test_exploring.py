@@ -10,11 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from passengers import build_passengers
 
 from de_jupyter_a_la_tierra.cli.projects import describe_table
 from de_jupyter_a_la_tierra.landing.templates import render_templates
 from de_jupyter_a_la_tierra.tables.csv import read_table
-from passengers import build_passengers
 
 CELLS = re.compile(r"data_file = .*")
 
