@@ -297,7 +297,7 @@ def test_formulas_stay_as_text_if_asked(folder, small_parts, output):
         score_files(find_project(folder), request)
         scored = read(folder / output)
         quoted = escape and output.endswith(".csv")
-        expected = ["'=1+1", "'@SUM(A1)", "-5", "+34 600 100 200", "'-1+cmd|' /C calc'!A0", "Whiskas"] if quoted else cells
+        expected = ["'=1+1", "'@SUM(A1)", "-5", "'+34 600 100 200", "'-1+cmd|' /C calc'!A0", "Whiskas"] if quoted else cells
         assert list(scored["'=name" if quoted else "=name"]) == expected
         assert list(scored["score"].isna()) == [True] + [False] * 5
         assert ("'=84" if quoted else "=84") in (folder / "risky.quarantine.csv").read_text().splitlines()[1]
