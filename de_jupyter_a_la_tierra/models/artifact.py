@@ -342,6 +342,7 @@ TRUSTED_TYPES = (
     "sklearn.tree._tree.Tree",  # bosques y árboles
     "numpy.dtype",  # OneHotEncoder: de qué tipo son los números que da
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",  # HistGradientBoosting
+    "sklearn.model_selection._split.KFold",  # TargetEncoder: cómo reparte las filas para no mirar la respuesta de la que cambia
 )
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c016a
