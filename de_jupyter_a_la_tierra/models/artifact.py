@@ -265,6 +265,7 @@ class Described:
 class Model(Described):
     """Un modelo abierto y comprobado; se puede usar desde varios hilos a la vez."""
 
+    info: ModelCard = field(repr=False)  # la ficha: el contenido de model.json
     run: Engine = field(repr=False)  # calcula «predict», «predict_proba» o los dos
 
     def predict(
@@ -341,6 +342,7 @@ TRUSTED_TYPES = (
     "sklearn.tree._tree.Tree",  # bosques y árboles
     "numpy.dtype",  # OneHotEncoder: de qué tipo son los números que da
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",  # HistGradientBoosting
+    "sklearn.model_selection._split.KFold",  # TargetEncoder: cómo reparte las filas para no mirar la respuesta de la que cambia
 )
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c016a

@@ -144,3 +144,24 @@ def test_a_bad_sheet_is_explained_and_nothing_is_written(sheet: str, tmp_path: P
     done = tierra("new", "cosas", "--data", "hoja.csv", "--target", "y", cwd=tmp_path)
     assert done.returncode == 2 and reason in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and [path.name for path in tmp_path.iterdir()] == ["hoja.csv"]
+
+
+def test_a_table_with_everything_goes_the_whole_way(tmp_path: Path, tierra: Tierra) -> None:
+    rng, n = np.random.default_rng(0), 240
+    town = rng.integers(0, 40, n)  # más categorías de las que caben en casillas
+    rows = pd.DataFrame({
+        "municipio": [f"pueblo {number}" for number in town],
+        "alta": (np.datetime64("2024-01-01") + rng.integers(0, 300, n)).astype("M8[D]").astype(str),
+        "renta": np.where(rng.random(n) < 0.2, np.nan, rng.normal(20, 5, n).round(2)),
+        "socio": rng.choice(["sí", "no"], n),
+        "vuelve": np.where(town + rng.normal(0, 5, n) > 20, "sí", "no"),
+    })  # fmt: skip
+    rows.to_csv(tmp_path / "hoja.csv", index=False, sep=";", decimal=",")
+    done = tierra("new", "todo", "--data", "hoja.csv", "--target", "vuelve", "--stage", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = tierra("run", cwd=tmp_path / "todo")
+    assert done.returncode == 0, done.stderr
+    assert len(load_model(find_model(tmp_path / "todo")).info["features"]) == 4
+    done = tierra("predict", str(tmp_path / "hoja.csv"), "puntuada.csv", cwd=tmp_path / "todo")
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "todo/puntuada.csv", sep=";")) == n
