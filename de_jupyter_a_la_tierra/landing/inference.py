@@ -56,7 +56,7 @@ def infer_task(
 def _is_identifier(values: pd.Series, column: Column) -> bool:
     """Si una columna numera las filas: enteros distintos y casi seguidos, o que se llaman «id»."""
     values = values.dropna()
-    distinct = column.integer and len(values) > 2 and values.nunique() == len(values)
+    distinct = column.integer and not column.unit and len(values) > 2 and values.nunique() == len(values)
     named = re.search(r"(?i:(^|[ _.-])(id|index|índice)([ _.-]|$))|[a-z]I[dD]$", column.name)
     return distinct and bool(named or values.max() - values.min() < 1.1 * len(values))
 
@@ -356,7 +356,8 @@ def _decide(table: pd.DataFrame, portraits: dict[str, Portrait], choices: Choice
     _check_time(portraits, choices.time)
     task = infer_task(rows[target], choices.task)
     goal = _settle_target(goal, rows[target], task)
-    rows = rows.astype({target: "int64"}) if goal.column.integer else rows
+    whole = [name for name, p in portraits.items() if p.column.kind == "number" and p.column.integer and p.column.required and len(p.reasons) < len(p.values)]
+    rows = rows.astype(dict.fromkeys([*whole, target] if goal.column.integer else whole, "int64"))
     columns = [_annotate(portrait, rows, choices) if name != target else goal.column for name, portrait in portraits.items()]
     features = tuple(c.name for c in columns if c.name != target and not c.note)
     if not features:

@@ -140,7 +140,7 @@ def find_wrapper(
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #c009
 def _name_unit(name: str, prefix: str, suffix: str) -> tuple[str, str]:
     """Qué es una columna y en qué unidad está, según su nombre y su envoltorio."""
-    unit = prefix.strip("[(« ") + suffix.strip("])» ")
+    unit = prefix.strip().strip("[(« ") + suffix.strip().strip("])» ")
     if in_name := _UNIT_IN_NAME.search(name):
         name, unit = name[: in_name.start()], unit or in_name[1]
     words = " ".join(re.sub(r"[_.]+", " ", name).split())
@@ -432,15 +432,15 @@ UNITS, IDENTIFIER, CONSTANT, VACANT, FREE_TEXT, RARE = (
 def _judge_words(words: np.ndarray, counts: np.ndarray, n_rows: int) -> str:
     """Por qué unas palabras no sirven de categorías; vacío si sirven."""
     n_cells, n_words = int(counts.sum()), len(words)
-    length = float(np.average([len(word) for word in words], weights=counts))
-    phrases = length > 50 or float(np.average([len(word.split()) for word in words], weights=counts)) > 5
+    length, pieces = (float(np.average(sizes, weights=counts)) for sizes in ([len(word) for word in words], [len(word.split()) for word in words]))
+    phrases = pieces > 5 or pieces > 2 and length > 50
     repeated = counts[counts > 1].sum() / n_cells
     if n_words == 1:
         return "" if n_cells <= (1 - BAD_SHARE) * n_rows and n_cells > 2 else CONSTANT
     if phrases and repeated < 0.5:
         return FREE_TEXT
     if n_words == n_cells:
-        return FREE_TEXT if length > 25 else IDENTIFIER
+        return FREE_TEXT if length > 25 and pieces > 2 else IDENTIFIER
     return "" if repeated >= 0.3 or n_words <= min(20, n_cells / 2) else RARE
 
 
