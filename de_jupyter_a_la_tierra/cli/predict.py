@@ -98,7 +98,7 @@ def predict(
     from de_jupyter_a_la_tierra.scoring.stream import ScoringRequest, score_files
 
     versions = {"model": _find_version(model)} if model else {}
-    request = ScoringRequest(inputs, output, {**parse_params(list(params)), **dialect}, versions, prefix, escape_formulas)
+    request = ScoringRequest(inputs, output, {**parse_params(list(params)), **dialect}, versions, prefix, escape=escape_formulas)
     with _open_cluster(scheduler, tls_ca, tls_cert, tls_key) as executor, _progress() as progress:
         products, results = score_files(find_project(), request, executor, progress)
     for product in products:

@@ -22,10 +22,10 @@ from ..errors import UsageError
 from .kinds import BAD_SHARE, CONSTANT, IDENTIFIER, RARE, Portrait, portray_column, portray_words
 from ..quoting import quote_line, quote_python
 from ..spanish import fold_label, format_number, format_percent, suggest
-from ..tables.csv import EXTRA, read_mark
+from ..tables.csv import EXTRA
 from ..tables.dates import has_day
 from ..tables.dictionary import Column, Dictionary
-from ..tables.values import INFINITE, find_footer, find_mark, find_second_header, join_labels, read_rows, split_sign, squeeze, to_text
+from ..tables.values import INFINITE, find_footer, find_second_header, join_labels, read_rows, to_text
 
 # %% ../../nbs/7_aterrizar/20_inference.ipynb #c008a
 Task = Literal["classification", "regression"]  # predecir una clase o una cantidad
@@ -134,11 +134,10 @@ _COPY = 0.99  # acierto, o correlación en valor absoluto, desde el que una colu
 
 def _bin(values: pd.Series) -> np.ndarray:
     """Los valores de una columna, numerados; los de una cantidad, por tramos. El hueco es uno más."""
-    codes, distinct = pd.factorize(values)
-    if len(distinct) > 50 and not pd.api.types.is_string_dtype(values):
-        n_bins = min(100, len(values) // 10)
-        codes = np.where(codes < 0, -1, ((values.rank(method="dense") - 1) * n_bins // len(distinct)).fillna(0).to_numpy(dtype=int))
-    return codes + 1
+    worded = pd.api.types.is_string_dtype(values)
+    codes, distinct = pd.factorize(values, sort=not worded)
+    n_bins = min(100, len(values) // 10)
+    return np.where(codes < 0, -1, codes * n_bins // len(distinct)) + 1 if len(distinct) > 50 and not worded else codes + 1
 
 
 def _guess_classes(codes: np.ndarray, classes: np.ndarray) -> float:
@@ -363,8 +362,8 @@ def _decide(table: pd.DataFrame, portraits: dict[str, Portrait], choices: Choice
         raise UsageError(f"No hay con qué predecir «{target}»: ninguna otra columna de la hoja sirve. {why}".strip())
     dictionary = Dictionary(choices.name, tuple(columns), target, features)
     gaps = {name: portrait.n_gaps for name, portrait in portraits.items()}
-    notes = [*_write_notes(rows[target], task), *_point_out_size(rows, goal), *(remark for p in portraits.values() for remark in p.remarks)]
-    notes += [*_point_out_cells(table, dictionary), *_point_out_bad(table, portraits, bad, target), *_point_out_twins(table)]
+    notes = [*_write_notes(rows[target], task), *_point_out_size(rows, goal), *(r for name in [*features, target] for r in portraits[name].remarks)]
+    notes += [*_point_out_bad(table, portraits, bad, target), *_point_out_twins(table)]
     notes += [
         f"«{copy}» dice por sí sola «{target}»: ¿es una copia, o algo que se sabe después? Para dejarla fuera, --exclude {quote_option(copy)}."
         for copy in find_copies(rows, features, target, task)
@@ -461,26 +460,6 @@ def _point_out_rows(table: pd.DataFrame) -> Iterator[str]:
         yield f"{which} (línea {lines[0]}: «{last[:60]}»): para dejarlas fuera, --drop-last {len(lines)}."
 
 # %% ../../nbs/7_aterrizar/20_inference.ipynb #c021b
-def _point_out_cells(table: pd.DataFrame, dictionary: Dictionary) -> Iterator[str]:
-    """Lo que en las celdas se ha leído de una manera y alguien podría haber escrito con otra intención."""
-    for column in dictionary.select([*dictionary.features, dictionary.target]):
-        cells, decimal = table[column.name], table.attrs.get("dialect", {}).get("decimal", ".")
-        if column.kind != "number" or not isinstance(cells.dtype, pd.StringDtype):
-            continue
-        if len(debts := cells[cells.str.startswith("(").to_numpy(dtype=bool)]) and len(debts := debts[debts.map(lambda cell: split_sign(cell)[0] < 0)]):
-            yield f"En «{column.name}», los paréntesis se leen como un signo menos: «{debts.iloc[0]}» (línea {debts.index[0]})."
-        dotted = cells[cells.str.contains(r"[.][0-9]{3}(?:[^0-9]|$)").to_numpy(dtype=bool)]
-        if len(dotted) and _always_doubtful(cells, dotted) and find_mark(cells, column, decimal) == ".":
-            yield f"En «{column.name}», el punto se lee como decimal: «{dotted.iloc[0]}» (línea {dotted.index[0]}). Si separa millares, --decimal «,»."
-
-
-def _always_doubtful(cells: pd.Series, dotted: pd.Series) -> bool:
-    """Si todos los puntos de una columna podrían separar millares."""
-    marks = [mark for cell in dotted.unique() if (mark := read_mark(squeeze(cell)))]
-    others = cells[cells.str.contains("[.,]").to_numpy(dtype=bool)]
-    return len(others) == len(dotted) and bool(marks) and all(mark == (".", False) for mark in marks)
-
-
 def _point_out_bad(table: pd.DataFrame, portraits: Mapping[str, Portrait], bad: np.ndarray, target: str) -> Iterator[str]:
     """Las filas que se apartan porque algo no se entiende."""
     faulty = {name: p.reasons for name, p in portraits.items() if len(p.reasons)}

@@ -45,15 +45,25 @@ class Cells:
         """Una parte de los textos."""
         return self.distinct[mask], self.counts[mask]
 
+    def find_line(
+        self,
+        cell: str,  # uno de los textos
+    ) -> int:
+        """La primera línea de la hoja en que está."""
+        place = int(np.flatnonzero(self.distinct == cell)[0])
+        return int(self.text.index[int(np.argmax(self.codes == place))])
+
 
 def count_cells(
     text: pd.Series,  # (n,) una columna
 ) -> Cells:
     """Cuenta las celdas de una columna."""
     codes, distinct = pd.factorize(to_text(text))
-    inner, bare = pd.factorize(pd.Series(distinct, dtype="str").str.strip())
-    codes = inner[codes]
-    return Cells(str(text.name), text, codes, np.asarray(bare, dtype=object), np.bincount(codes, minlength=len(bare)))
+    bare = np.array([cell.strip() for cell in distinct], dtype=object)
+    if len(set(bare)) < len(bare):  # con espacios, había dos textos donde hay uno
+        inner, bare = pd.factorize(bare)
+        codes = inner[codes]
+    return Cells(str(text.name), text, codes, bare, np.bincount(codes, minlength=len(bare)))
 
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #gap1
 _BLANK_WORDS = {
@@ -73,8 +83,7 @@ def find_gap_words(
 ) -> np.ndarray:  # (k,) si cada uno puede querer decir que no hay dato
     """Encuentra los textos que pueden querer decir que no hay dato."""
     known = _BLANK_WORDS if among_words else _GAP_WORDS
-    text = pd.Series(distinct, dtype="str")
-    likely = np.array((text.str.len() < 20) & (~text.str.contains("[0-9]") | text.str.startswith("#")), dtype=bool)
+    likely = np.array([len(cell) < 20 and not cell[:2].strip("+-.,").isdecimal() for cell in distinct], dtype=bool)
     likely[likely] = [bool(_SYMBOL.fullmatch(cell) or fold_label(cell) in known) for cell in distinct[likely]]
     return likely
 
@@ -246,8 +255,7 @@ _DAY_IN_NAME = re.compile(r"(?i)(^|[ _.-])(fecha|date|d[ií]a|day)([ _.-]|$)")
 
 def _find_format(name: str, known: np.ndarray) -> tuple[str, bool] | None:
     """Cómo están escritas las fechas de una columna, y si es seguro; un «20240314» solo lo es si la columna se llama así."""
-    few = find_date_format(list(known[:: max(1, len(known) // 20)]), 0.5)
-    if few:
+    if find_date_format(list(known[:: max(1, len(known) // 20)]), 0.5):
         return find_date_format(list(known), BAD_SHARE)
     compact = _DAY_IN_NAME.search(name) and all(re.fullmatch(r"(?:19|20)[0-9]{6}", cell) for cell in known[:100])
     return ("%Y%m%d", True) if compact and np.isnat(read_dates(list(known), "%Y%m%d")).mean() <= BAD_SHARE else None
@@ -310,10 +318,32 @@ def _add_words(cells: Cells, gaps: np.ndarray, reasons: np.ndarray, values: np.n
     repeated = cells.counts[worded].min(initial=9) > 2
     return gaps | worded if many and repeated and 0 < worded.sum() <= 3 else gaps
 
+# %% ../../nbs/7_aterrizar/19_kinds.ipynb #fast1
+_EXPONENT = r"(?:[eE][+-]?[0-9]+)?"
+_SIMPLE = {mark: re.compile(rf"(?:[+-]?[0-9]+(?:[{mark}][0-9]+)?{_EXPONENT}\n)+") for mark in ".,"}
+_THOUGHTFUL = re.compile(r"^(?:[+-]?0[0-9]|[+-]?[0-9]{16}|[0-9]{2,}[eE][0-9])", re.M)
+_SURE_MARK = re.compile(r"[.,](?:[0-9]{1,2}|[0-9]{4,})(?:[eE].*)?$|[0-9]{4}[.,]|^[+-]?0[.,]", re.M)
+
+
+def _read_simple(known: np.ndarray, decimal: str) -> tuple[np.ndarray, str] | None:
+    """Los números de unos textos sin adornos y su signo decimal; `None` si hay algo que pensar."""
+    block = "\n".join(known) + "\n"
+    mark = "," if decimal == "," else "."
+    if not _SIMPLE[mark].fullmatch(block) or block.count("\n") != len(known) or _THOUGHTFUL.search(block):
+        return None
+    if mark in block and not _SURE_MARK.search(block) and (decimal == "auto" or mark == "."):
+        return None
+    values = np.array(block.replace(",", ".").split(), dtype=object).astype("float64")
+    return (values, mark) if np.isfinite(values).all() else None
+
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #num4
-def _portray_number(cells: Cells, gaps: np.ndarray, decimal: str) -> Portrait | None:
-    """El retrato de una columna de números; `None` si no lo es. `UsageError` si no se sabe si su coma es decimal."""
+def _portray_number(cells: Cells, gaps: np.ndarray, decimal: str, plain: bool = False) -> Portrait | None:
+    """El retrato de una columna de números, o solo si no llevan adornos; `None` si no lo es. `UsageError` si no se sabe si su coma es decimal."""
     known, counts = cells.keep(~gaps)
+    if simple := _read_simple(known, decimal):
+        return _portray_simple(cells, gaps, *simple)
+    if plain:
+        return None
     prefix, suffix, units = find_wrapper(known, counts)
     if units or is_code(known, counts):
         return None
@@ -331,8 +361,33 @@ def _portray_number(cells: Cells, gaps: np.ndarray, decimal: str) -> Portrait | 
     missing, remarks = _list_missing(cells, gaps)
     column = replace(_bound(draft, values[read]), missing=missing, integer=_is_whole(cells.distinct[read], values[read], mark))
     column = replace(column, decimal="," if mark == "," else ".") if _needs_mark(known, mark) else column
-    remarks += _tell_sentinels(cells.name, values[read], cells.counts[read])
+    remarks += [*_tell_doubts(cells, cells.distinct[read], mark), *_tell_sentinels(cells.name, values[read], cells.counts[read])]
     return _spread(cells, column, values, reasons, *remarks)
+
+
+def _portray_simple(cells: Cells, gaps: np.ndarray, numbers: np.ndarray, mark: str) -> Portrait:
+    """El retrato de una columna de números sin adornos."""
+    meaning, unit = _name_unit(cells.name, "", "")
+    missing, remarks = _list_missing(cells, gaps)
+    values = np.full(len(cells.distinct), np.nan)
+    values[~gaps] = numbers
+    known, counts = cells.keep(~gaps)
+    whole = not any(mark in cell or "e" in cell or "E" in cell for cell in known)
+    column = replace(_bound(Column(name=cells.name, meaning=meaning, unit=unit), numbers), missing=missing, integer=whole)
+    column = replace(column, decimal=",") if mark == "," and _needs_mark(known, mark) else column
+    return _spread(cells, column, values, np.full(len(values), "", dtype=object), *remarks, *_tell_sentinels(cells.name, numbers, counts))
+
+
+def _tell_doubts(cells: Cells, known: np.ndarray, mark: str) -> list[str]:
+    """Las frases de lo que se ha leído de una manera y alguien podría haber escrito con otra intención."""
+    told = []
+    if debt := next((cell for cell in known if cell.startswith("(") and split_sign(cell)[0] < 0), ""):
+        told.append(f"En «{cells.name}», los paréntesis se leen como un signo menos: «{debt}» (línea {cells.find_line(debt)}).")
+    marks = {cell: found for cell in known if "." in cell or "," in cell if (found := read_mark(squeeze(cell)))}
+    if mark == "." and marks and all(found == (".", False) for found in marks.values()):
+        cell = next(iter(marks))
+        told.append(f"En «{cells.name}», el punto se lee como decimal: «{cell}» (línea {cells.find_line(cell)}). Si separa millares, --decimal «,».")
+    return told
 
 
 def _bound(column: Column, values: np.ndarray) -> Column:
@@ -439,7 +494,12 @@ def portray_column(
     if gaps.all():
         return portray_words(text)
     return (
-        _portray_boolean(cells, gaps) or _portray_date(cells, gaps) or _portray_number(cells, gaps, decimal) or portray_words(text)
+        _portray_boolean(cells, gaps)
+        or _DAY_IN_NAME.search(cells.name) and _portray_date(cells, gaps)
+        or _portray_number(cells, gaps, decimal, plain=True)
+        or _portray_date(cells, gaps)
+        or _portray_number(cells, gaps, decimal)
+        or portray_words(text)
     )
 
 

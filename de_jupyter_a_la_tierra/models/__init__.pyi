@@ -14,6 +14,10 @@ from .features import featurize as featurize
 from .features import featurize_records as featurize_records
 from .features import list_inputs as list_inputs
 from .freezing import freeze_model as freeze_model
+from .selection import choose_model as choose_model
+from .selection import compare_models as compare_models
+from .selection import draw_comparison as draw_comparison
+from .selection import select_model as select_model
 from .training import build_estimator as build_estimator
 from .training import examine as examine
 from .training import fit_estimator as fit_estimator

@@ -145,14 +145,16 @@ def _read_dates(column: Column, values: Any) -> np.ndarray:
 @lru_cache(maxsize=4096)
 def _known_labels(column: Column) -> dict[str, str]:
     """Cómo se escribe cada categoría conocida, por lo que la distingue."""
-    return {fold_label(label): label for label in column.labels} if column.kind == "category" else {}
+    if column.kind != "category":
+        return {}
+    return {fold_label(label): label for label in column.labels[::-1]} | {label: label for label in column.labels}
 
 
 def _read_texts(column: Column, values: Any) -> np.ndarray:
     """Los textos de una columna, vacíos donde falta; las categorías, como las escribe el diccionario."""
     try:
         known, cells = _known_labels(column), list(values)
-        spelled = {cell: "" if _is_gap(cell) else known.get(fold_label(cell), cell) for cell in set(cells)}
+        spelled = {cell: "" if _is_gap(cell) else known.get(cell) or known.get(fold_label(cell), cell) for cell in set(cells)}
     except (TypeError, AttributeError) as error:
         raise _find_stranger(column, values, (str,)) from error
     texts = np.empty(len(cells), dtype=object)

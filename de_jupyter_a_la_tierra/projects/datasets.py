@@ -18,16 +18,17 @@ from ..errors import UsageError, WorkError, tell_order
 from ..files import atomic_path, hash_file
 from ..models.artifact import INFO_FILE, TRUSTED_TYPES, Model, load_model
 from ..models.freezing import freeze_model
-from ..tables.csv import Dialect, read_table, write_table
+from ..tables.csv import Dialect, write_table
+from ..tables.formats import read_any
 
 # %% ../../nbs/2_kedro/51_datasets.ipynb #c007
 class TableDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
-    """Una hoja en CSV, leída como celdas de texto; su dialecto se reconoce o se dice."""
+    """Una hoja, leída como celdas de texto; su formato y su dialecto se reconocen, y este se puede decir."""
 
     def __init__(
         self,
         *,
-        filepath: str,  # el CSV
+        filepath: str,  # el fichero; lo que se escribe es un CSV
         sep: str = "auto",  # su separador
         encoding: str = "auto",  # su codificación
         decimal: str = "auto",  # su signo decimal
@@ -41,7 +42,7 @@ class TableDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         """Lee la hoja; en `attrs` quedan `path`, `dialect` y `sha256`. `UsageError` si no está."""
         if not self._exists():
             raise UsageError(f"No existe «{self._filepath}»: revisa la ruta, o trae los datos con «{tell_order('tierra data')}».")
-        table = read_table(self._filepath, **self._options)
+        table = read_any(self._filepath, **self._options)
         table.attrs["sha256"] = hash_file(self._filepath)
         return table
 
@@ -50,7 +51,7 @@ class TableDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         data: pd.DataFrame,  # la tabla
     ) -> None:
         """Escribe la tabla, sin su índice, en el dialecto que lleve en `attrs`."""
-        write_table(data, self._filepath, Dialect(**data.attrs.get("dialect", {})))
+        write_table(data, self._filepath, Dialect(**data.attrs.get("dialect", {})), data.attrs.get("header"))
 
     def _exists(self) -> bool:
         return self._filepath.is_file()

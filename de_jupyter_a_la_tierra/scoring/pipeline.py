@@ -25,9 +25,9 @@ import pandas as pd
 from ..errors import UsageError, WorkError
 from ..models.artifact import Model, load_model
 from ..projects.session import Session, find_dataset
-from .outputs import Scored, encode_rows, escape_formulas
+from .outputs import Scored, encode_rows
 from .sheets import Part, open_sheet
-from ..tables.csv import EXTRA, Dialect
+from ..tables.csv import Dialect, EXTRA, escape_formulas
 from ..tables.values import BESIDE, find_footer
 
 # %% ../../nbs/6_trabajos/52_pipeline.ipynb #c008
@@ -266,10 +266,11 @@ def score_remotely(
     part: Part,  # qué parte de ella
     form: Form,  # cómo ha de salir
     label: str,  # el nombre de la hoja para una persona
+    page: str | None = None,  # cuál, si es un libro de Excel
 ) -> Scored:
     """Lee una parte y la puntúa, en un worker."""
     if Path(recipe.root).is_dir() and recipe.root not in sys.path:
         sys.path.insert(0, recipe.root)
-    sheet = _recall("sheet", (path, dialect, mark), lambda: open_sheet(path, asdict(dialect)))
+    sheet = _recall("sheet", (path, dialect, mark, page), lambda: open_sheet(path, asdict(dialect), page))
     scorer = _recall("scorer", work, lambda: Scorer(recipe))
     return score_part(scorer, sheet.read(part), sheet.schema, form, label)

@@ -30,6 +30,7 @@ from .outputs import Checkpoints, CsvOutput, ParquetOutput, Scored, write_header
 from .pipeline import QUARANTINE, Form, Recipe, Scorer, find_nodes, prepare_recipe, score_part, score_remotely
 from .sheets import SUFFIXES, Part, Sheet, list_files, locate, open_sheet, overlap
 from ..tables.csv import Dialect
+from ..tables.header import describe_reading
 from ..tables.values import check_bad_share
 
 # %% ../../nbs/6_trabajos/53_stream.ipynb #c008
@@ -42,6 +43,7 @@ class ScoringRequest:
     params: Mapping[str, Any]  # los parámetros que cambian, con el dialecto entre ellos
     versions: Mapping[str, str]  # la versión de cada modelo que no sea la última
     prefix: str = ""  # con qué han de empezar los nombres de las columnas nuevas; vacío: solo si están cogidos
+    sheet: str | None = None  # la hoja, si lo que se puntúa es un libro de Excel
     escape: bool = False  # si en un CSV se deja en texto lo que una hoja de cálculo ejecutaría
 
     @property
@@ -75,11 +77,12 @@ def cut_sheets(
     files: Sequence[str],  # las hojas, en orden
     dialect: Mapping[str, str],  # cómo están escritas, en lo que se haya dicho
     first: Sheet,  # la primera, ya abierta
+    page: str | None = None,  # la hoja de un libro de Excel
 ) -> Iterator[Cut]:
     """Las partes de todas las hojas, en orden; `UsageError` si alguna no casa con la primera."""
     for number, path in enumerate(files):
-        sheet = open_sheet(path, {**dialect, "decimal": first.dialect.decimal}) if number else first
-        if set(sheet.columns) != set(first.columns) or type(sheet) is not type(first):
+        sheet = open_sheet(path, {**dialect, "decimal": first.dialect.decimal}, page) if number else first
+        if set(sheet.columns) != set(first.columns) or (sheet.schema is None) != (first.schema is None):
             odd = sorted(set(sheet.columns) ^ set(first.columns)) or ["el formato"]
             raise UsageError(f"«{path}» no casa con «{files[0]}» ({', '.join(odd[:3])}): puntúalas por separado.")
         for part in sheet.cut():
@@ -120,7 +123,7 @@ def identify(
     """De qué depende el resultado de un encargo."""
     return {
         "input": [[locate(path), fingerprint(path)] for path in files],
-        "output": [locate(request.output), request.prefix, request.escape],
+        "output": [locate(request.output), request.prefix, request.sheet, request.escape],
         "params": {name: repr(value) for name, value in sorted({**request.params, **recipe.params}.items()) if "max_bad_share" not in name},
         "contracts": repr(sorted(recipe.contracts.items())),
         "models": {name: _hash((folder / "model.json").read_bytes()) for name, folder in recipe.models.items()},
@@ -196,7 +199,7 @@ def _read_ahead(reader: Executor, scorer: Scorer, form: Form) -> Start:
     return start
 
 
-def _send(executor: Executor, recipe: Recipe, work: str, form: Form) -> Start:
+def _send(executor: Executor, recipe: Recipe, work: str, form: Form, page: str | None) -> Start:
     """Encarga las partes a otros procesos."""
     sees: Callable[[Path], bool] = getattr(executor, "sees", lambda path: True)
     files = {
@@ -207,7 +210,7 @@ def _send(executor: Executor, recipe: Recipe, work: str, form: Form) -> Start:
 
     def start(sheet: Sheet, part: Part) -> Callable[[], Scored]:
         mark = fingerprint(sheet.path)
-        return executor.submit(score_remotely, packed, work, locate(sheet.path), sheet.dialect, mark, part, form, sheet.path).result
+        return executor.submit(score_remotely, packed, work, locate(sheet.path), sheet.dialect, mark, part, form, sheet.path, page).result
 
     return start
 
@@ -287,6 +290,8 @@ def _balance(totals: _Totals) -> str:
         rest = n_lines - n_header - n_rows
         others = f" + {rest} vacías o de celdas con saltos" if rest else ""
         sentences.append(f"Líneas leídas: {n_lines} = {n_header} de cabecera + {n_rows} de filas{others}.")
+    for sheet in sheets:
+        sentences += [f"«{sheet.path}»: {note}" for note in describe_reading({"skipped": sheet.skipped, "header": sheet.header})]
     for name, ours in totals.renamed.items():
         sentences.append(f"La hoja ya tenía «{name}», y se queda como estaba: lo nuevo está en «{ours}».")
     if totals.tail:
@@ -308,11 +313,11 @@ def _settle_quarantine(session: Session, request: ScoringRequest, totals: _Total
 
 # %% ../../nbs/6_trabajos/53_stream.ipynb #c015a
 def _write_parts(
-    parts: Iterable[tuple[int, float, Scored, bool]], done: Checkpoints, totals: _Totals, request: ScoringRequest, dialect: Dialect
+    parts: Iterable[tuple[int, float, Scored, bool]], done: Checkpoints, totals: _Totals, request: ScoringRequest, first: Sheet
 ) -> Generator[tuple[float, int], None, None]:
     """Escribe la salida y la cuarentena en la carpeta de lo terminado; va dando lo que se lleva hecho."""
     draft = done.folder / "output"
-    output = ParquetOutput(draft) if request.to_parquet else CsvOutput(draft, dialect)
+    output = ParquetOutput(draft) if request.to_parquet else CsvOutput(draft, first.dialect, first.header)
     with closing(output), open(done.folder / "quarantine", "wb") as quarantine:
         quarantine.write(write_header(QUARANTINE, Dialect()))
 
@@ -359,15 +364,15 @@ def score_files(
     request.check(files)
     entry = session.context.config_loader["catalog"][recipe.sheet]
     dialect = {name: str(entry[name]) for name in ("sep", "encoding", "decimal") if name in entry}
-    first, totals, scorer = open_sheet(files[0], dialect), _Totals(), Scorer(recipe, inputs)
+    first, totals, scorer = open_sheet(files[0], dialect, request.sheet), _Totals(), Scorer(recipe, inputs)
     form = Form(first.columns, None if request.to_parquet else first.dialect, request.prefix, request.escape)
     folder, identity = checkpoints_folder(project, request.output), identify(request, recipe, files)
     with _open_checkpoints(folder, identity) as done, explain_os_errors("escribir", request.output), _reading() as reader:
         start, window = _read_ahead(reader, scorer, form), 1
         if executor:
-            start, window = _send(executor, recipe, _hash(json.dumps(identity).encode()), form), 2 * getattr(executor, "slots", 4)
-        parts = _collect(totals.watch(cut_sheets(files, dialect, first)), start, done, window)
-        with closing(_write_parts(parts, done, totals, request, first.dialect)) as written:
+            start, window = _send(executor, recipe, _hash(json.dumps(identity).encode()), form, request.sheet), 2 * getattr(executor, "slots", 4)
+        parts = _collect(totals.watch(cut_sheets(files, dialect, first, request.sheet)), start, done, window)
+        with closing(_write_parts(parts, done, totals, request, first)) as written:
             for share, n_rows in written:
                 progress(share, n_rows)
         _settle_quarantine(session, request, totals, folder, files[0])

@@ -67,7 +67,9 @@ def _list_formats(date_format: str) -> list[str]:
 def _read_iso(text: pd.Series) -> pd.Series:
     """Lo que está escrito como manda ISO 8601; lo demás, `NaT`."""
     iso = text.str.fullmatch(_ISO)
-    bare = text.where(iso, "").str.replace(_ZONE, "", regex=True).str.replace(",", ".")
+    bare = text.where(iso, "").str.replace(",", ".", regex=False)
+    zoned = bare.str.contains(":.*(?:Z|[+-][0-9]{2}:?[0-9]{2})$")
+    bare = bare.mask(zoned, bare[zoned].str.replace(_ZONE, "", regex=True)) if zoned.any() else bare
     return pd.to_datetime(bare, format="ISO8601", errors="coerce").astype("datetime64[us]")
 
 

@@ -7,6 +7,7 @@ __all__ = ['Column', 'describe_range', 'describe_kind', 'Dictionary', 'to_frame'
 
 # %% ../../nbs/2_kedro/10_dictionary.ipynb #c003
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -94,7 +95,7 @@ class Dictionary:
     features: tuple[str, ...]  # las columnas con las que se predice, en orden
 
     def __post_init__(self) -> None:
-        repeated = sorted({n for n in self.names if self.names.count(n) > 1})
+        repeated = sorted(name for name, times in Counter(self.names).items() if times > 1)
         if repeated:
             raise UsageError(f"El diccionario «{self.name}» repite columnas: {', '.join(repeated)}.")
         self.select([self.target, *self.features])

@@ -43,4 +43,10 @@ def test_rows_are_contiguous_when_training_and_when_predicting_also_in_the_examp
 def test_a_new_project_only_has_the_wiring(chapter: str) -> None:
     text = (TEMPLATES / f"{chapter}.py.jinja").read_text(encoding="utf-8")
     assert "models.training import" in text
-    assert not re.findall(r"np\.|\.fit\(|make_pipeline|evaluation_mask\(table|hash_rows\(training", text)
+    assert not re.findall(r"np\.|evaluation_mask\(table|hash_rows\(training", text)
+
+
+def test_a_new_project_builds_its_pipeline_in_the_open() -> None:
+    text = (TEMPLATES / "03_model.py.jinja").read_text(encoding="utf-8")
+    for step in ("ColumnTransformer(", "SimpleImputer(", "OneHotEncoder(", "TargetEncoder(", "TfidfVectorizer(lowercase=False"):
+        assert step in text

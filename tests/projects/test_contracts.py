@@ -8,6 +8,7 @@ import pandas as pd
 import pandera.pandas as pa
 import pytest
 from kedro.config import OmegaConfigLoader
+from mixed import COLUMNS, NAMES, simulate_voyages
 from pandera.errors import SchemaErrors
 
 from de_jupyter_a_la_tierra.catfood.cleaning import clean_foods
@@ -15,7 +16,7 @@ from de_jupyter_a_la_tierra.catfood.columns import CATFOOD, FIGURES
 from de_jupyter_a_la_tierra.catfood.model import mark_evaluation
 from de_jupyter_a_la_tierra.catfood.schemas import FOODS, MODEL_INPUT
 from de_jupyter_a_la_tierra.catfood.simulate import simulate_foods
-from de_jupyter_a_la_tierra.projects.contracts import ContractsHook, explain_failure
+from de_jupyter_a_la_tierra.projects.contracts import ContractsHook, build_schema, explain_failure
 from de_jupyter_a_la_tierra.projects.project import find_project
 
 CONF = find_project(Path(__file__).parent).conf
@@ -198,3 +199,42 @@ def test_what_we_mark_always_keeps_twins_together(foods, twin_key, target):
     MODEL_INPUT.validate(table, lazy=True)
     table.loc[1005, "evaluation"] = not table.loc[1005, "evaluation"]
     assert "no puede tener gemelas a los dos lados del examen" in complaint(MODEL_INPUT, table)
+
+
+# --- Columnas de todas las clases --------------------------------------------------------------------------------
+
+
+def test_a_mixed_table_keeps_its_contract_even_from_disk(tmp_path):
+    """Con huecos donde puede haberlos y una categoría que nadie vio, cumple; también al volver de un Parquet."""
+    rows = simulate_voyages(200)[NAMES]
+    rows.index = pd.RangeIndex(2, 202, name="line")
+    rows.loc[3, "port"] = "Nantucket"
+    schema = build_schema(COLUMNS, "voyages")
+    pd.testing.assert_frame_equal(schema.validate(rows, lazy=True), rows)
+    rows.to_parquet(tmp_path / "voyages.parquet")
+    back = pd.read_parquet(tmp_path / "voyages.parquet")
+    pd.testing.assert_frame_equal(schema.validate(back, lazy=True), back)
+    assert schema.columns["port"].description == "conocidas: Cádiz, Palos, Vigo"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("alone", 0.5, "«alone» ha de ser 1 (sí) o 0 (no) (línea 4: «0.5»)"),
+        ("alone", None, "«alone» no puede faltar (línea 4)"),
+        ("class", "", "«class» no puede estar vacía (línea 4: «»)"),
+        ("sailed", None, "«sailed» no puede faltar (línea 4)"),
+        ("age", 130.0, "«age» ha de ir de 0 a 120 años (línea 4: «130.0»)"),
+    ],
+)
+def test_a_mixed_table_that_breaks_it_is_told(name, value, says):
+    rows = simulate_voyages(20)[NAMES]
+    rows.index = pd.RangeIndex(2, 22, name="line")
+    rows.loc[4, name] = value
+    assert says in complaint(build_schema(COLUMNS, "voyages"), rows)
+
+
+def test_dates_that_are_text_break_it():
+    rows = simulate_voyages(20)[NAMES].astype({"sailed": "str"})
+    rows.index = pd.RangeIndex(2, 22, name="line")
+    assert "«sailed» ha de ser una fecha." in complaint(build_schema(COLUMNS, "voyages"), rows)

@@ -31,7 +31,7 @@ from de_jupyter_a_la_tierra.scoring.outputs import Checkpoints, Scored, encode_r
 from de_jupyter_a_la_tierra.scoring.pipeline import Recipe, Scorer, prepare_recipe
 from de_jupyter_a_la_tierra.scoring.sheets import CsvSheet, ParquetSheet
 from de_jupyter_a_la_tierra.scoring.stream import ScoringRequest, cut_sheets, identify, publish, score_files
-from de_jupyter_a_la_tierra.tables.csv import EXTRA, Dialect, read_table
+from de_jupyter_a_la_tierra.tables.csv import EXTRA, Dialect, drop_bom, read_table
 from de_jupyter_a_la_tierra.tables.dictionary import Column
 from de_jupyter_a_la_tierra.tables.values import read_rows
 
@@ -265,6 +265,26 @@ def test_half_a_letter_at_the_end_is_not_lost_in_silence(tmp_path):
         list(CsvSheet(str(tmp_path / "torn.csv"), ";", "utf-8", ".").cut())
 
 
+CELLS = st.sampled_from(["", "a", "a,b", 'q"q', "x;y", "l\nm", "l\rm", " sp ", "ñ", "Τό", "=1", "'", "\t", "0,5", "-", "nan", '""']) | st.text(max_size=4)
+FLOATS = st.sampled_from([0.1, 1.0, np.nan, 1e-7, 1e22, 123456.789, -0.0, np.inf, -np.inf, 1 / 3]) | st.floats()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(CELLS, st.none() | CELLS, st.none() | st.integers(-(10**15), 10**15), FLOATS), max_size=5),
+    st.sampled_from([Dialect(), Dialect(";", "cp1252", ","), Dialect("\t", "utf-16", "."), Dialect(",", "utf-8-sig", ",")]),
+)
+def test_the_fast_pen_writes_like_pandas(rows, dialect):
+    """Las filas que se escriben pegando columnas son, byte a byte, las que escribiría pandas."""
+    names, kinds = "abcd", {"a": "str", "b": "str", "c": "Int64", "d": "float64"}
+    try:
+        table = pd.DataFrame(rows, columns=list(names)).astype(kinds)
+    except UnicodeEncodeError:  # medio par de UTF-16: en una hoja no cabe
+        return
+    text = table.to_csv(index=False, header=False, sep=dialect.sep, decimal=dialect.mark)
+    assert encode_rows(table, dialect) == text.encode(drop_bom(dialect.encoding), errors="xmlcharrefreplace")
+
+
 @pytest.mark.parametrize("output", ["risky.csv", "risky.parquet"])
 def test_formulas_stay_as_text_if_asked(folder, small_parts, output):
     """Sin pedirlo, las celdas vuelven como vinieron; pidiéndolo, lo que Excel ejecutaría es texto, y los números siguen igual."""
@@ -277,7 +297,7 @@ def test_formulas_stay_as_text_if_asked(folder, small_parts, output):
         score_files(find_project(folder), request)
         scored = read(folder / output)
         quoted = escape and output.endswith(".csv")
-        expected = ["'=1+1", "'@SUM(A1)", "-5", "+34 600 100 200", "'-1+cmd|' /C calc'!A0", "Whiskas"] if quoted else cells
+        expected = ["'=1+1", "'@SUM(A1)", "-5", "'+34 600 100 200", "'-1+cmd|' /C calc'!A0", "Whiskas"] if quoted else cells
         assert list(scored["'=name" if quoted else "=name"]) == expected
         assert list(scored["score"].isna()) == [True] + [False] * 5
         assert ("'=84" if quoted else "=84") in (folder / "risky.quarantine.csv").read_text().splitlines()[1]

@@ -50,7 +50,6 @@ FILES = {
     "only the header": (f"{HEADER}\n", 2, "solo tiene la cabecera"),
     "binary file": (b"\x7fELF\x00\x01\x02", 2, "no es un fichero de texto"),
     "excel workbook": (b"PK\x03\x04...", 2, "guárdalo como CSV"),
-    "repeated column": (f"{HEADER},dma_ash\n{GOOD},1\n", 2, "repite la columna «dma_ash»"),
     "ambiguous decimals": (f"{HEADER.replace(',', ';')}\n1;1,313;21;50;84\n", 2, "--decimal"),
     "decimal comma": (f'{HEADER}\n1.7,76,21,"12,5%",84\n1.7,76,21,12.5%,84\n', 1, "usa --decimal «,»"),
     "negative percent": (f"{HEADER}\n1.7,76,21,-3%,84\n", 1, "fuera de rango: de 0 a 100 %"),

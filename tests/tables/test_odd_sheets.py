@@ -124,7 +124,7 @@ MOMENTS = {
 def test_a_date_or_a_time_is_not_a_number(cell: str, tmp_path: Path) -> None:
     """Iguales todas, o con el día distinto: no son un número con una unidad rara; iguales, no se usan, y se dice por qué."""
     kind, date_format = MOMENTS[cell]
-    varied = [re.sub(r"1\d(?=[/.:-])|1\d(?=T|$)|(?<=34 )6", lambda found: str(10 + k % 13), cell, count=1) for k in range(N)]
+    varied = [re.sub(r"1\d(?=[/.:-])|1\d(?=T|$)|(?<=34 )6", str(10 + k % 13), cell, count=1) for k in range(N)]
     for cells in ([cell] * N, varied):
         found = land_sheet(write(tmp_path, ["x;z;y", *(f"{text};{k * 7 % 50};{'ab'[k % 2]}" for k, text in enumerate(cells))]))
         column = found.columns["x"]
