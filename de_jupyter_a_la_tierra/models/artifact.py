@@ -265,6 +265,7 @@ class Described:
 class Model(Described):
     """Un modelo abierto y comprobado; se puede usar desde varios hilos a la vez."""
 
+    info: ModelCard = field(repr=False)  # la ficha: el contenido de model.json
     run: Engine = field(repr=False)  # calcula «predict», «predict_proba» o los dos
 
     def predict(
