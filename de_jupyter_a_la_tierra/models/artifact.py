@@ -265,6 +265,7 @@ class Described:
 class Model(Described):
     """Un modelo abierto y comprobado; se puede usar desde varios hilos a la vez."""
 
+    info: ModelCard = field(repr=False)  # la ficha: el contenido de model.json
     run: Engine = field(repr=False)  # calcula «predict», «predict_proba» o los dos
 
     def predict(
@@ -340,6 +341,7 @@ def _open_onnx(content: bytes, threads: int) -> Engine:
 TRUSTED_TYPES = (
     "sklearn.tree._tree.Tree",  # bosques y árboles
     "numpy.dtype",  # OneHotEncoder: de qué tipo son los números que da
+    "sklearn.model_selection._split.KFold",  # TargetEncoder: en qué pliegues se entrenó
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",  # HistGradientBoosting
 )
 

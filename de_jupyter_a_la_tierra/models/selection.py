@@ -69,8 +69,8 @@ def _try_fold(
     with warnings.catch_warnings(), threadpool_limits(limits=1):  # con pocas filas, repartirlas cuesta más que hacerlas
         warnings.simplefilter("ignore")  # de que un modelo no converja, aquí, habla su nota
         predicted = make().fit(_take(X, train), y[train]).predict(_take(X, test))
-    score = score_predictions if task == "classification" else score_regression
-    return float(score(y[test], predicted, y[train])[_SCORES[task][0]])
+        score = score_predictions if task == "classification" else score_regression
+        return float(score(y[test], predicted, y[train])[_SCORES[task][0]])
 
 # %% ../../nbs/2_kedro/36_selection.ipynb #s023
 def compare_models(
