@@ -341,6 +341,7 @@ def _open_onnx(content: bytes, threads: int) -> Engine:
 TRUSTED_TYPES = (
     "sklearn.tree._tree.Tree",  # bosques y árboles
     "numpy.dtype",  # OneHotEncoder: de qué tipo son los números que da
+    "sklearn.model_selection._split.KFold",  # TargetEncoder: en qué pliegues se entrenó
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",  # HistGradientBoosting
     "sklearn.model_selection._split.KFold",  # TargetEncoder: cómo reparte las filas para no mirar la respuesta de la que cambia
 )

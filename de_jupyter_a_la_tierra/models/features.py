@@ -165,13 +165,28 @@ def _read_texts(column: Column, values: Any) -> np.ndarray:
 _READERS: dict[str, Callable[[Column, Any], np.ndarray]] = {"date": _read_dates, "category": _read_texts, "text": _read_texts}
 
 
+def _read_block(columns: Sequence[Column], cells: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Los números de unas filas sueltas, todas las columnas a la vez; ninguno si hay que mirarlos uno a uno."""
+    names = [column.name for column in columns if column.kind not in _READERS]
+    loose = [cells[name] for name in names]
+    if not loose or any(not isinstance(values, tuple) or any(isinstance(value, str) for value in values) for values in loose):
+        return {}
+    try:
+        with np.errstate(over="ignore"):
+            block = np.array(loose, dtype=np.float64).astype(np.float32)
+    except (TypeError, ValueError, OverflowError):
+        return {}
+    return {} if np.isinf(block).any() else dict(zip(names, block, strict=True))
+
+
 def compute_inputs(
     cells: Mapping[str, Any],  # columna → sus n celdas: una secuencia o un vector de NumPy
     columns: Sequence[Column],  # las que mira el modelo, en su orden
     inputs: Sequence[Input] | None = None,  # lo que da `list_inputs` con ellas, si ya se sabe
 ) -> dict[str, np.ndarray]:  # entrada → (n,) float32 o textos, en el orden de `list_inputs`
     """Calcula las entradas de un modelo; `UsageError` si alguna celda no es de la clase de su columna."""
-    found = {column.name: _READERS.get(column.kind, _read_numbers)(column, cells[column.name]) for column in columns}
+    found = _read_block(columns, cells)
+    found |= {column.name: _READERS.get(column.kind, _read_numbers)(column, cells[column.name]) for column in columns if column.name not in found}
     return {
         each.name: _read_part(each.part, found[each.column]) if each.part else found[each.column]
         for each in (list_inputs(columns) if inputs is None else inputs)

@@ -265,14 +265,17 @@ def add_surprises(
     """Añade a unas filas las que un modelo verá sin haberlas visto: con un hueco, o con una categoría nueva."""
     import pandas as pd
 
-    surprises: list[Any] = []
-    for column in columns:
-        for value in ["", "¿otra cosa?"] if column.kind in ("category", "text") else [None]:
-            if value or not column.required:
-                position = len(surprises) % len(rows)
-                surprises.append(rows.iloc[position : position + 1].assign(**{column.name: [value]}))
-    together = pd.concat([rows, *surprises], ignore_index=True)
-    return together.astype(rows.dtypes.where(rows.dtypes.map(lambda kind: kind.kind != "i"), "float64").to_dict())
+    texts, gap = ("category", "text"), {"category": "", "text": "", "date": np.datetime64("NaT")}
+    surprises = [(column.name, gap.get(column.kind, np.nan)) for column in columns if not column.required]
+    surprises += [(column.name, "¿otra cosa?") for column in columns if column.kind in texts]
+    if not len(rows) or not surprises:
+        return rows
+    strange = rows.iloc[np.arange(len(surprises)) % len(rows)]
+    cells = {name: strange[name].to_numpy(object if kind == "str" else None, copy=True) for name, kind in rows.dtypes.items()}
+    for place, (name, value) in enumerate(surprises):
+        cells[name][place] = value
+    invented = pd.DataFrame({name: pd.Series(values, dtype=rows[name].dtype) for name, values in cells.items()})
+    return pd.concat([rows, invented], ignore_index=True)
 
 # %% ../../nbs/2_kedro/41_freezing.ipynb #c009a
 def measure_baseline(
