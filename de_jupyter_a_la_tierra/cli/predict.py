@@ -73,6 +73,7 @@ def _open_cluster(
 @model_option
 @params_option
 @dialect_options
+@click.option("--sheet", metavar="NOMBRE", help="De un libro de Excel, qué hoja.")
 @click.option("--prefix", default="", metavar="TEXTO", help="Principio de las columnas nuevas: «v2_» da v2_score. Si falta, «tierra_», y solo si su nombre está cogido.")
 @click.option("--escape-formulas", is_flag=True, help="Deja en texto las celdas que Excel ejecutaría (=, +, -, @), con un apóstrofo delante. Solo en un CSV.")
 @click.option("--scheduler", metavar="tcp://…", help="Un planificador de Dask que ya exista: las partes se reparten entre sus workers.")
@@ -80,12 +81,12 @@ def _open_cluster(
 @click.option("--tls-cert", type=PATH, help="Ídem, el nuestro.")
 @click.option("--tls-key", type=PATH, help="Ídem, su clave.")
 def predict(
-    inputs: tuple[str, ...], output: str, model: str | None, params: tuple[str, ...], prefix: str, escape_formulas: bool,
-    scheduler: str | None, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, **dialect: str
+    inputs: tuple[str, ...], output: str, model: str | None, params: tuple[str, ...], sheet: str | None, prefix: str,
+    escape_formulas: bool, scheduler: str | None, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, **dialect: str
 ) -> None:
     """Puntúa las comidas de un fichero, o de muchos.
 
-    La ENTRADA es un CSV o un Parquet, una carpeta, un comodín o una dirección (s3://…); puede haber varias. La SALIDA
+    La ENTRADA es un CSV, un Excel o un Parquet, una carpeta, un comodín o una dirección (s3://…); puede haber varias. La SALIDA
     tiene las mismas filas en el mismo orden, con la predicción al lado (nada de la hoja se tapa), y es un Parquet si acaba en .parquet. Las que
     no se entienden quedan sin puntuar, y el motivo va a la cuarentena, junto a la SALIDA. Si se corta, la misma orden
     sigue por donde iba.
@@ -98,7 +99,7 @@ def predict(
     from de_jupyter_a_la_tierra.scoring.stream import ScoringRequest, score_files
 
     versions = {"model": _find_version(model)} if model else {}
-    request = ScoringRequest(inputs, output, {**parse_params(list(params)), **dialect}, versions, prefix, escape=escape_formulas)
+    request = ScoringRequest(inputs, output, {**parse_params(list(params)), **dialect}, versions, prefix, sheet, escape_formulas)
     with _open_cluster(scheduler, tls_ca, tls_cert, tls_key) as executor, _progress() as progress:
         products, results = score_files(find_project(), request, executor, progress)
     for product in products:

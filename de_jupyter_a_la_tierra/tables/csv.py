@@ -457,10 +457,36 @@ def _read_ragged(content: bytes, header: list[str], dialect: Dialect) -> pd.Data
     return pd.DataFrame(padded, columns=[*header, EXTRA], dtype="str")
 
 
+_LARGE = 1 << 20  # bytes; por debajo, cargar Arrow cuesta más que leer
+
+
+def _read_plain(content: bytes, header: list[str], dialect: Dialect) -> pd.DataFrame | None:
+    """Lee con Arrow, cuatro veces más deprisa, lo que no tiene comillas ni filas desiguales; `None` si no es así."""
+    plain = drop_bom(dialect.encoding) == "utf-8" and dialect.quote.encode() not in content and b"\0" not in content
+    if not plain or not _LARGE < len(content) < 1 << 30:
+        return None
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
+    try:
+        rows = arrow.read_csv(
+            pa.BufferReader(content),
+            arrow.ReadOptions(column_names=header, block_size=len(content) + 1, use_threads=False),
+            arrow.ParseOptions(delimiter=dialect.sep, quote_char=False, ignore_empty_lines=False),
+            arrow.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False, null_values=[]),
+        )
+    except pa.ArrowInvalid:  # una fila con más o menos celdas, una vacía o unas letras que no son UTF-8: ya lo dirá quien sabe
+        return None
+    table: pd.DataFrame = rows.to_pandas()
+    return table.astype("str")
+
+
 def _read_even(content: bytes, header: list[str], dialect: Dialect) -> pd.DataFrame | None:
     """Lee deprisa una hoja cuyas filas tienen todas las mismas celdas, o una más; `None` si no es así."""
     if dialect.sep == " ":
         return None
+    if (table := _read_plain(content, header, dialect)) is not None:
+        return table
     for names in (header, [*header, EXTRA]):
         try:
             with warnings.catch_warnings():

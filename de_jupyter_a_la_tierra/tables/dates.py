@@ -64,6 +64,11 @@ def _list_formats(date_format: str) -> list[str]:
     return list(dict.fromkeys([known, *(f"{day} {clock}" for clock in _CLOCK[:2]), day]))
 
 # %% ../../nbs/2_kedro/14_dates.ipynb #read3
+def _drop_zone(text: pd.Series) -> pd.Series:
+    """Las mismas horas sin su huso; casi nunca lo llevan, y mirarlo cuesta menos que quitarlo."""
+    return text.str.replace(_ZONE, "", regex=True) if text.str.contains(r"\d\s?(?:Z|UTC|[+-]\d{2}:?\d{2})$").any() else text
+
+
 def _read_iso(text: pd.Series) -> pd.Series:
     """Lo que está escrito como manda ISO 8601; lo demás, `NaT`."""
     iso = text.str.fullmatch(_ISO)
@@ -82,7 +87,7 @@ def read_dates(
     moments = _read_iso(text)
     if not date_format or moments.notna().all():
         return moments.to_numpy()
-    left = text[moments.isna()].str.replace(_ZONE, "", regex=True) if has_hour(date_format) else text[moments.isna()]
+    left = _drop_zone(text[moments.isna()]) if has_hour(date_format) else text[moments.isna()]
     if "%b" in date_format or "%B" in date_format:
         left = left.map(number_months)
     if "%p" in date_format:

@@ -72,6 +72,12 @@ def is_missing(
     word = text.strip()
     return not word or word.casefold() in _missing_words(column)
 
+
+def _find_missing(cells: np.ndarray, column: Column) -> np.ndarray:
+    """En cuáles de muchas celdas falta el dato."""
+    words = _missing_words(column)
+    return np.array([not (word := cell.strip()) or word.casefold() in words for cell in cells], dtype=bool)
+
 # %% ../../nbs/2_kedro/12_values.ipynb #c008
 _GAPS = " \u00a0\u2007\u2009\u202f'’"  # los espacios y apóstrofos que separan millares
 
@@ -268,7 +274,7 @@ def _read_booleans(distinct: np.ndarray, column: Column) -> _Read:
     """Lee unos textos distintos de una columna de sí o no, como 0 y 1."""
     no, yes = column.labels if len(column.labels) == 2 else ("no", "sí")
     known = _YES_NO | {fold_label(no): 0.0, fold_label(yes): 1.0}
-    missing = np.array([is_missing(cell, column) for cell in distinct], dtype=bool)
+    missing = _find_missing(distinct, column)
     values = np.array([known.get(fold_label(cell), np.nan) for cell in distinct], dtype="float64")
     values[missing] = np.nan
     reasons = np.where(np.isnan(values), f"no es «{no}» ni «{yes}»", "").astype(object)
@@ -278,7 +284,7 @@ def _read_booleans(distinct: np.ndarray, column: Column) -> _Read:
 # %% ../../nbs/2_kedro/12_values.ipynb #date1
 def _read_moments(distinct: np.ndarray, column: Column) -> _Read:
     """Lee unos textos distintos de una columna de fechas."""
-    missing = np.array([is_missing(cell, column) for cell in distinct], dtype=bool)
+    missing = _find_missing(distinct, column)
     values = read_dates(list(np.where(missing, "", distinct)), column.date_format)
     shape = f"como «{column.date_format}»" if column.date_format else "como «2024-03-14»"
     reasons = np.where(np.isnat(values), f"no es una fecha escrita {shape}", "").astype(object)
@@ -288,7 +294,8 @@ def _read_moments(distinct: np.ndarray, column: Column) -> _Read:
 
 def _read_words(distinct: np.ndarray, column: Column) -> _Read:
     """Lee unos textos distintos; donde falta el dato, vacío."""
-    words = np.array(["" if is_missing(cell, column) else cell.strip() for cell in distinct], dtype=object)
+    words = np.array([cell.strip() for cell in distinct], dtype=object)
+    words[_find_missing(distinct, column)] = ""
     values = join_labels(pd.Series(words, dtype="str"), column.labels).to_numpy(dtype=object) if column.labels else words
     return values, np.where(values == "", EMPTY, "").astype(object)
 

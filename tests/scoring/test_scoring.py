@@ -290,7 +290,7 @@ def test_formulas_stay_as_text_if_asked(folder, small_parts, output):
     """Sin pedirlo, las celdas vuelven como vinieron; pidiéndolo, lo que Excel ejecutaría es texto, y los números siguen igual."""
     cells = ["=1+1", "@SUM(A1)", "-5", "+34 600 100 200", "-1+cmd|' /C calc'!A0", "Whiskas"]
     sheet = pd.DataFrame({"=name": cells, **dict(zip(HEADER.split(","), GOOD.split(","), strict=True))})
-    sheet.loc[0, "ga_moist"] = "=84"
+    sheet.loc[0, "ga_moist"] = "=8+4"
     sheet.to_csv(folder / "formulas.csv", index=False)
     for escape in (False, True):
         request = ScoringRequest((str(folder / "formulas.csv"),), str(folder / output), {"max_bad_share": 0.5}, {}, escape=escape)
@@ -300,7 +300,7 @@ def test_formulas_stay_as_text_if_asked(folder, small_parts, output):
         expected = ["'=1+1", "'@SUM(A1)", "-5", "'+34 600 100 200", "'-1+cmd|' /C calc'!A0", "Whiskas"] if quoted else cells
         assert list(scored["'=name" if quoted else "=name"]) == expected
         assert list(scored["score"].isna()) == [True] + [False] * 5
-        assert ("'=84" if quoted else "=84") in (folder / "risky.quarantine.csv").read_text().splitlines()[1]
+        assert ("'=8+4" if quoted else "=8+4") in (folder / "risky.quarantine.csv").read_text().splitlines()[1]
 
 
 def test_letters_that_do_not_fit_are_still_there():
