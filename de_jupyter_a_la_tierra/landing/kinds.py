@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['BAD_SHARE', 'MAX_LABELS', 'UNITS', 'IDENTIFIER', 'CONSTANT', 'VACANT', 'FREE_TEXT', 'RARE', 'Cells', 'count_cells',
-           'find_gap_words', 'find_wrapper', 'suggest_limits', 'is_code', 'Portrait', 'find_sentinels', 'portray_words',
-           'portray_column', 'infer_column']
+           'find_gap_words', 'has_digits', 'find_wrapper', 'suggest_limits', 'is_code', 'Portrait', 'find_sentinels',
+           'portray_words', 'portray_column', 'infer_column']
 
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #imp0
 import math
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #imp1
@@ -92,7 +93,7 @@ _CURRENCY = "$£¥¢\u20a0-\u20cf"
 _CODES = "EUR|USD|GBP|JPY|CHF|MXN|ARS|COP|CLP|PEN|BRL|UYU|CNY|Bs|Rs"
 _GAPS = " \u00a0\u2007\u2009\u202f'’"
 _NUMBER = rf"(?:[0-9]{{1,3}}(?:[{_GAPS}][0-9]{{3}})+(?:[.,][0-9]*)?|[0-9](?:[0-9.,]*[0-9])?[.,]?|[.,][0-9]+)"
-_WRAPPED = (
+_WRAPPED = re.compile(
     rf"((?:(?:[\[{{«#{_CURRENCY}]|[A-Z]{{1,3}}(?=\$)|S/|(?:{_CODES})\.?(?=\s*[0-9+−–.,-]))\s*)*)"
     rf"[+−–-]?{_NUMBER}(?:[eE][+−–-]?[0-9]{{1,3}}(?![0-9\w]))?"
     rf"((?:\s*(?:[^\W\d_]|[%‰°ºª\]}}»\"'″′{_CURRENCY}]|/\s*[0-9]*\s*[^\W\d_]).*)?)"
@@ -100,17 +101,28 @@ _WRAPPED = (
 _UNIT_IN_NAME = re.compile(r"\s*[(\[]\s*([^)\]]*?)\s*[)\]]\s*$")
 
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #c008
-def _list_wrappers(distinct: np.ndarray, counts: np.ndarray) -> pd.DataFrame:
-    """Los envoltorios de los números de una columna, de más a menos usado: prefijo, sufijo, parte de las celdas."""
+def _list_wrappers(distinct: np.ndarray, counts: np.ndarray) -> list[tuple[float, str, str]]:
+    """Los envoltorios de los números de una columna, de más a menos usado: parte de las celdas, prefijo, sufijo."""
     step = max(1, len(distinct) // 5000)
-    bare = pd.Series([split_sign(cell)[1] for cell in distinct[::step]], dtype="str")
-    found = bare.str.extract(f"^{_WRAPPED}$").set_axis(["prefix", "suffix"], axis=1).assign(n=counts[::step])
-    total = max(1, found["n"].sum())
-    found = found.dropna()
-    found["bare"] = found["prefix"].str.strip() + "·" + found["suffix"].str.strip()
-    shares = found.groupby(["prefix", "suffix", "bare"], sort=False)["n"].sum().sort_values(ascending=False, kind="stable").reset_index()
-    shares["share"] = shares.groupby("bare")["n"].transform("sum") / total
-    return shares.drop_duplicates("bare").sort_values("share", ascending=False, kind="stable", ignore_index=True)
+    times: Counter[tuple[str, str]] = Counter()
+    for cell, n in zip(distinct[::step], counts[::step], strict=True):
+        if found := _WRAPPED.fullmatch(split_sign(cell)[1]):
+            times[found[1], found[2]] += int(n)
+    total, same = max(1, int(counts[::step].sum())), Counter[tuple[str, str]]()
+    for (prefix, suffix), n in times.items():
+        same[prefix.strip(), suffix.strip()] += n
+    usual = {(prefix.strip(), suffix.strip()): (prefix, suffix) for (prefix, suffix), _ in reversed(times.most_common())}
+    return [(n / total, *usual[bare]) for bare, n in same.most_common()]
+
+
+def has_digits(
+    distinct: np.ndarray,  # (k,) los textos de una columna
+    counts: np.ndarray,  # (k,) cuántas veces está cada uno
+) -> float:
+    """Qué parte de las celdas lleva alguna cifra; de muchos textos, en una muestra."""
+    step = max(1, len(distinct) // 5000)
+    marked = np.array([any(map(str.isdecimal, cell)) for cell in distinct[::step]], dtype=bool)
+    return float(counts[::step][marked].sum() / max(1, counts[::step].sum()))
 
 
 def find_wrapper(
@@ -119,17 +131,16 @@ def find_wrapper(
 ) -> tuple[str, str, list[str]]:  # el prefijo y el sufijo que más se repiten; las unidades, si hay más de una
     """El envoltorio de los números de una columna; vacío si no es lo habitual."""
     wrappers = _list_wrappers(distinct, counts)
-    used = wrappers[(wrappers["bare"] != "·") & (wrappers["share"] > BAD_SHARE)]
-    if used.empty:
+    used = [(prefix, suffix) for share, prefix, suffix in wrappers if (prefix + suffix).strip() and share > BAD_SHARE]
+    if not used:
         return "", "", []
-    units = list(used["bare"].str.replace("·", "")) if len(used) > 1 and wrappers["share"].sum() > 1 - BAD_SHARE else []
-    prefix, suffix = used.iloc[0][["prefix", "suffix"]]
-    return prefix, suffix, units
+    mixed = len(used) > 1 and sum(share for share, *_ in wrappers) > 1 - BAD_SHARE
+    return *used[0], [(prefix + suffix).strip() for prefix, suffix in used] if mixed else []
 
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #c009
 def _name_unit(name: str, prefix: str, suffix: str) -> tuple[str, str]:
     """Qué es una columna y en qué unidad está, según su nombre y su envoltorio."""
-    unit = prefix.strip("[(« ") + suffix.strip("])» ")
+    unit = prefix.strip().strip("[(« ") + suffix.strip().strip("])» ")
     if in_name := _UNIT_IN_NAME.search(name):
         name, unit = name[: in_name.start()], unit or in_name[1]
     words = " ".join(re.sub(r"[_.]+", " ", name).split())
@@ -292,7 +303,8 @@ def find_sentinels(
         value, gap, width = float(numbers[edge]), float(np.abs(rest - numbers[edge]).min()), float(np.ptp(rest))
         lonely = value < 0 and value.is_integer() and rest.min() >= 0  # un solo negativo: -1, -999
         nines = value.is_integer() and re.fullmatch(r"-?9{2,}|-?8{2,}", f"{value:.0f}") and gap > width / 2
-        if lonely or nines or gap > 2 * width and times[edge] > 0.002 * times.sum():
+        far = value.is_integer() and abs(value) >= 9 and gap > 2 * width and times[edge] > 0.002 * times.sum()
+        if lonely or nines or far:
             found.append(value)
     return found
 
@@ -342,7 +354,7 @@ def _portray_number(cells: Cells, gaps: np.ndarray, decimal: str, plain: bool = 
     known, counts = cells.keep(~gaps)
     if simple := _read_simple(known, decimal):
         return _portray_simple(cells, gaps, *simple)
-    if plain:
+    if plain or has_digits(known, counts) < 1 / 3:
         return None
     prefix, suffix, units = find_wrapper(known, counts)
     if units or is_code(known, counts):
@@ -420,15 +432,15 @@ UNITS, IDENTIFIER, CONSTANT, VACANT, FREE_TEXT, RARE = (
 def _judge_words(words: np.ndarray, counts: np.ndarray, n_rows: int) -> str:
     """Por qué unas palabras no sirven de categorías; vacío si sirven."""
     n_cells, n_words = int(counts.sum()), len(words)
-    length = float(np.average([len(word) for word in words], weights=counts))
-    phrases = length > 50 or float(np.average([len(word.split()) for word in words], weights=counts)) > 5
+    length, pieces = (float(np.average(sizes, weights=counts)) for sizes in ([len(word) for word in words], [len(word.split()) for word in words]))
+    phrases = pieces > 5 or pieces > 2 and length > 50
     repeated = counts[counts > 1].sum() / n_cells
     if n_words == 1:
         return "" if n_cells <= (1 - BAD_SHARE) * n_rows and n_cells > 2 else CONSTANT
     if phrases and repeated < 0.5:
         return FREE_TEXT
     if n_words == n_cells:
-        return FREE_TEXT if length > 25 else IDENTIFIER
+        return FREE_TEXT if length > 25 and pieces > 2 else IDENTIFIER
     return "" if repeated >= 0.3 or n_words <= min(20, n_cells / 2) else RARE
 
 
@@ -445,7 +457,8 @@ def portray_words(
     missing, told = _list_missing(cells, gaps)
     if len(words):
         note = _judge_words(words, counts, len(text))
-        units = find_wrapper(words, counts)[2] if not note or note in (RARE, IDENTIFIER) else []
+        likely = note in ("", RARE, IDENTIFIER) and has_digits(words, counts) > 1 - BAD_SHARE
+        units = find_wrapper(words, counts)[2] if likely else []
         note = f"{UNITS} («{'», «'.join(units[:3])}»)" if units else note
         labels = tuple(sorted(map(str, words))) if not note and len(words) <= MAX_LABELS else ()
         column = replace(column, kind="text" if note else "category", note=note, labels=labels, missing=missing)

@@ -20,7 +20,7 @@ from ..files import atomic_path, hash_file
 from ..tables.csv import read_mark, write_table
 from ..tables.dictionary import Column
 from ..tables.formats import read_any
-from ..tables.values import doubtful_mark, find_headers, find_mark, find_second_header, require_columns
+from ..tables.values import doubtful_mark, find_headers, find_mark, find_second_header, is_missing, require_columns
 
 # %% ../../nbs/2_kedro/50_sources.ipynb #c007
 def write_simulated(
@@ -85,6 +85,7 @@ def _to_point(cells: pd.Series, column: Column, attrs: Mapping[Any, Any]) -> pd.
         return cells
     drop, swap = ("," if mark == "." else "."), str.maketrans(",", ".")
     plain = {cell: cell.replace(drop, "").translate(swap) for cell in cells.unique() if read_mark(cell)}
+    plain |= {cell: cell for cell in cells.unique() if is_missing(cell, column)}
     other = {} if mark == "." else str.maketrans(",.", ".,")
     return cells.map({cell: plain.get(cell, cell.translate(other)) for cell in cells.unique()})
 

@@ -328,11 +328,16 @@ def _is_unit(cell: str) -> bool:
     return not _NOTHING.fullmatch(cell) and not re.search(r"[0-9]", re.sub(r"[a-zA-Z²³][0-9]|/\s*[0-9]+", "", cell))
 
 
+def _is_written(table: pd.DataFrame) -> bool:
+    """Si una tabla es de textos; la que llega con tipos, de un Parquet, no tiene líneas que no sean datos."""
+    return all(isinstance(dtype, pd.StringDtype) for dtype in table.dtypes)
+
+
 def find_second_header(
     table: pd.DataFrame,  # celdas de texto; índice `line`
 ) -> list[int]:  # su línea; vacía si no la hay
     """Encuentra una segunda cabecera, con las unidades, debajo de la primera."""
-    if len(table) < 4:
+    if len(table) < 4 or not _is_written(table):
         return []
     first, rest = table.iloc[0], table.iloc[1:]
     filled = [number for number in range(table.shape[1]) if first.iloc[number].strip()]
@@ -350,6 +355,8 @@ def find_footer(
     table: pd.DataFrame,  # celdas de texto; índice `line`
 ) -> list[int]:  # sus líneas, de arriba abajo; vacía si no lo hay
     """Encuentra las últimas filas que no parecen datos: un total, una fuente, una nota."""
+    if not _is_written(table):
+        return []
     names = [name for name in table if name != EXTRA]
     tail, body = table[names].tail(5), table[names].iloc[:-5]
     if body.empty or len(names) < 2:
