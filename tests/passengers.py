@@ -58,5 +58,8 @@ def write_passengers(
 ) -> str:  # el objetivo
     """Escribe la hoja: la de clasificar, como un Excel en español; la de calcular, con comas y en UTF-8."""
     spanish = {"sep": ";", "decimal": ",", "encoding": "cp1252"} if task == "classification" else {}
-    build_passengers(n, task, seed).to_csv(path, index=False, **spanish)
+    table = build_passengers(n, task, seed)
+    if spanish:
+        table["Edad"] = table["Edad"].astype("str").str.replace(".", ",")
+    table.to_csv(path, index=False, **spanish)
     return CLASS if task == "classification" else AMOUNT

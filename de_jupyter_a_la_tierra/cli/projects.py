@@ -149,7 +149,8 @@ def describe_project(
     from de_jupyter_a_la_tierra.landing.templates import Landing
 
     words, dictionary = title.replace("_", " ").strip(), study.dictionary
-    headers = {column.header: column.name for column in dictionary.columns if column.header}
+    safe = {column.header: column.name for column in dictionary.columns if column.header}  # como se llama aquí lo que en la hoja se llama de otra manera
+    named = {choice: [safe.get(name, name) for name in choices.get(choice, ())] for choice in ("exclude", "include")}
     if table.attrs.get("dialect", {}).get("encoding") == "mac_roman":
         study.notes.append("La hoja se ha leído en mac_roman, la de los Mac antiguos: si ves letras raras, di otra con --encoding.")
     return Landing(
@@ -160,8 +161,11 @@ def describe_project(
         dictionary=dictionary,
         task=study.task,
         example=typical_row(table, dictionary),
-        group=headers.get(choices.get("group", ""), choices.get("group", "")),
-        time=headers.get(choices.get("time", ""), choices.get("time", "")),
+        group=safe.get(choices.get("group", ""), choices.get("group", "")),
+        time=safe.get(choices.get("time", ""), choices.get("time", "")),
+        exclude=tuple(named["exclude"]),
+        include=tuple(named["include"]),
+        join=bool(choices.get("join")),
         max_bad_share=max(0.05, min(0.99, math.ceil(110 * study.bad_share) / 100)) if study.bad_share > 0.05 else 0.05,
     )
 
@@ -179,7 +183,7 @@ def describe_table(
     from de_jupyter_a_la_tierra.landing.inference import study_table
 
     study = study_table(table, name_package(title), target, task, join, **choices)
-    return describe_project(title, table, study, stage, choices), study.notes
+    return describe_project(title, table, study, stage, {**choices, "join": join}), study.notes
 
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #cols1
 _MANY = 30  # con más columnas, las que se usan se cuentan
@@ -288,7 +292,7 @@ def new(
     table = read_any(source, **options)
     choices: dict[str, Any] = {"group": group, "time": time, "exclude": exclude, "include": include}
     study = study_table(table, name, target, task, join, **choices, tell=_tell_progress())
-    landing = describe_project(title, table, study, stage, choices)
+    landing = describe_project(title, table, study, stage, {**choices, "join": join})
     folder, columns = dest or Path(name), list(landing.dictionary.columns)
     own = f"data/01_raw/{name}_own.csv"
 

@@ -44,6 +44,9 @@ class Landing:
     group: str = ""  # la columna que dice qué filas van juntas; vacía si no hay
     time: str = ""  # la que dice cuándo fue cada una; vacía si no hay
     max_bad_share: float = 0.05  # parte de las filas que puede no entenderse o no tener objetivo
+    exclude: tuple[str, ...] = ()  # las columnas que su dueño no quiso usar
+    include: tuple[str, ...] = ()  # y las que quiso, aunque no lo parecieran
+    join: bool = False  # si son la misma categoría las que solo cambian en mayúsculas, tildes o espacios
     model: str = "auto"  # el modelo con el que empieza un proyecto tuyo
     version: str = __version__  # la de las herramientas que lo escriben
 
@@ -76,7 +79,8 @@ class Landing:
         names = tuple(values["dictionary"]["features"])
         dictionary = Dictionary(**{**values["dictionary"], "columns": columns, "features": names})
         old = "logistic" if values["task"] == "classification" else "ridge"  # el de antes de compararlos
-        return cls(**{"model": old, **values, "dictionary": dictionary})
+        choices = {name: tuple(values.get(name, ())) for name in ("exclude", "include")}
+        return cls(**{"model": old, **values, **choices, "dictionary": dictionary})
 
 # %% ../../nbs/7_aterrizar/11_templates.ipynb #c012
 _TEST_TOOLS = ["nbdev", "execnb", "fastcore", "fastgit", "ghapi", "pytest", "pytest-xdist", "nbval"]
