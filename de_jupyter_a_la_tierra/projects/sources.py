@@ -103,6 +103,7 @@ def adopt_table(
     """
     table = read_any(origin, **options)
     require_columns(table, columns)
+    table = table.rename(columns=find_headers(table, columns))
     if table.attrs["kind"] != "parquet":  # un Parquet tiene tipos: ni segunda cabecera ni comas
         table = table.drop(index=find_second_header(table))
     for column in columns:
