@@ -147,9 +147,10 @@ def score_project(folder: Path, entry: dict[str, Any], model: str) -> dict[str, 
     from de_jupyter_a_la_tierra.tables.csv import read_table
 
     features, target = list(columns.DICTIONARY.features), columns.DICTIONARY.target
-    clean, _ = cleaning.clean_rows(read_table(next(Path("data/01_raw").glob("*_own.csv"))))
-    reference = read_clean(folder, entry).reset_index(drop=True)
-    y = reference[entry["target"]]
+    raw = read_table(next(Path("data/01_raw").glob("*_own.csv")))
+    clean, _ = cleaning.clean_rows(raw)
+    clean.index = raw.index.get_indexer(clean.index)  # de la línea del fichero a qué fila es, como en el guion
+    y = read_clean(folder, entry)[entry["target"]]
     scores, chosen = [], []
     for train, test in split_rows(y, entry["task"]):
         train_rows, test_rows = (clean[clean.index.isin(y.index[part])] for part in (train, test))

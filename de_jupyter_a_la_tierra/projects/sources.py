@@ -104,7 +104,8 @@ def adopt_table(
     table = read_any(origin, **options)
     require_columns(table, columns)
     table = table.rename(columns=find_headers(table, columns))
-    table = table.drop(index=find_second_header(table))
+    if table.attrs["kind"] != "parquet":  # un Parquet tiene tipos: ni segunda cabecera ni comas
+        table = table.drop(index=find_second_header(table))
     for column in columns:
         if column.kind == "number" and table[column.name].dtype == "str":
             table[column.name] = _to_point(table[column.name], column, table.attrs)

@@ -199,7 +199,7 @@ def _read_ahead(reader: Executor, scorer: Scorer, form: Form) -> Start:
     return start
 
 
-def _send(executor: Executor, recipe: Recipe, work: str, form: Form, page: str | None) -> Start:
+def _send(executor: Executor, recipe: Recipe, work: str, form: Form, page: str | None = None) -> Start:
     """Encarga las partes a otros procesos."""
     sees: Callable[[Path], bool] = getattr(executor, "sees", lambda path: True)
     files = {

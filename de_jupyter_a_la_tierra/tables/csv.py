@@ -385,7 +385,7 @@ def read_header(
 ) -> tuple[list[str], dict[str, str], int, int]:  # los nombres; el de la hoja, de los que cambian; las líneas que hay encima; y las que hay hasta la primera fila
     """Lee la cabecera, esté donde esté; `UsageError` si deja unas comillas abiertas."""
     told = bool(lines and _SEP_LINE.match(lines[0]))
-    rows = list(islice(_list_rows(lines[told:], sep, quote), 1000))
+    rows = list(islice(_list_rows(lines[told:], sep, quote), 300))
     cells = [row for _, _, row in rows]
     place = find_header(cells)
     start, stop, header = rows[place] if rows else (0, 0, [])

@@ -118,6 +118,7 @@ def name_columns(
     if width < len(header):
         reach = max((k for row in below for k, cell in enumerate(row[: len(header)], 1) if cell.strip()), default=0)
         width = max(width, reach)
+    width -= bool(width and header[width - 1].strip() == EXTRA)  # una copia nuestra: lo que sobraba sigue sobrando
     names = make_names(header[:width])
     return names, {name: old for name, old in zip(names, header, strict=False) if name != old.strip()}
 
