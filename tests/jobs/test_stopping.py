@@ -122,15 +122,16 @@ for seed in range(int(sys.argv[1]), int(sys.argv[2])):
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 2), pytest.param(2, 42, marks=pytest.mark.long)])
-def test_ctrl_c_at_any_moment(folder, tierra, first, last):
+def test_ctrl_c_at_any_moment(folder, tierra, tmp_path, first, last):
     """En cualquier instante, también mientras MLflow escribe: nada a medias, ni en él ni en el libro, y MLflow no se queda cerrado."""
-    assert tierra("jobs", "run", "hang.ipynb", "-p", "n=0", "-o", "once.ipynb", cwd=folder).returncode == 0  # que su base exista
-    done = subprocess.run([tierra.path.with_name("python"), "-c", INTERRUPTING, str(first), str(last)], cwd=folder, capture_output=True, text=True)
+    shutil.copy(folder / "hang.ipynb", tmp_path)
+    assert tierra("jobs", "run", "hang.ipynb", "-p", "n=0", "-o", "once.ipynb", cwd=tmp_path).returncode == 0  # que su base exista
+    done = subprocess.run([tierra.path.with_name("python"), "-c", INTERRUPTING, str(first), str(last)], cwd=tmp_path, capture_output=True, text=True)
     codes = {int(seed): int(code) for seed, code in (line.split() for line in done.stdout.splitlines() if line[:1].isdigit() and line.count(" ") == 1)}
     assert list(codes) == [*range(first, last)] and {*codes.values()} <= {0, 130} and 130 in codes.values(), done.stdout + done.stderr
     assert "Traceback" not in done.stderr and "a medias" not in done.stderr, done.stderr
-    assert set(list_runs(folder)) <= {"FINISHED", "FAILED"}
-    assert not [record for path in folder.glob("once-*/batch.db") for record in read_ledger(path.parent) if record.status == "running"]
+    assert set(list_runs(tmp_path)) <= {"FINISHED", "FAILED"}
+    assert not [record for path in tmp_path.glob("once-*/batch.db") for record in read_ledger(path.parent) if record.status == "running"]
 
 
 ORDERS = {  # la orden, cómo se sabe que está a mitad, y qué ha de decir además
