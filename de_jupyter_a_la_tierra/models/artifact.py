@@ -319,7 +319,7 @@ class Model(Described):
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def _open_onnx(content: bytes, threads: int) -> Engine:
+def _open_onnx(content: bytes, threads: int, inputs: Sequence[Input] = ()) -> Engine:
     """Prepara una sesión de onnxruntime."""
     import onnxruntime
 
@@ -328,6 +328,8 @@ def _open_onnx(content: bytes, threads: int) -> Engine:
     options.log_severity_level = 4  # los errores ya los contamos nosotros
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     entries = [entry.name for entry in session.get_inputs()]
+    if inputs and [entry.type == "tensor(string)" for entry in session.get_inputs()] != [each.kind == "text" for each in inputs]:
+        raise ValueError("no recibe las columnas que dice la ficha")
     outputs = dict(zip(("predict", "predict_proba"), (output.name for output in session.get_outputs()), strict=False))  # una regresión solo tiene una
 
     def run(methods: tuple[str, ...], X: Rows) -> list[np.ndarray]:
@@ -347,12 +349,14 @@ TRUSTED_TYPES = (
 )
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c016a
-def _open_skops(content: bytes, threads: int) -> Engine:
+def _open_skops(content: bytes, threads: int, inputs: Sequence[Input] = ()) -> Engine:
     """Reconstruye un `Pipeline` de scikit-learn, que calculará con esos hilos y no con todos."""
     from skops.io import loads
     from threadpoolctl import ThreadpoolController
 
     pipeline, pools = loads(content, trusted=list(TRUSTED_TYPES)), ThreadpoolController()
+    if inputs and list(pipeline.feature_names_in_) != [each.name for each in inputs]:
+        raise ValueError("no recibe las columnas que dice la ficha")
 
     def run(methods: tuple[str, ...], X: Rows) -> list[np.ndarray]:
         table = X if isinstance(X, np.ndarray) else as_frame(X)
@@ -362,7 +366,7 @@ def _open_skops(content: bytes, threads: int) -> Engine:
     return run
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c017a
-_ENGINES: dict[str, tuple[str, Callable[[bytes, int], Engine]]] = {"onnx": ("model.onnx", _open_onnx), "skops": ("model.skops", _open_skops)}
+_ENGINES: dict[str, tuple[str, Callable[[bytes, int, Sequence[Input]], Engine]]] = {"onnx": ("model.onnx", _open_onnx), "skops": ("model.skops", _open_skops)}
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c019a
 def open_model(
@@ -382,7 +386,8 @@ def open_model(
         raise damaged_model(source, INFO_FILE, reason)
     file, start = engine
     try:
-        return Model(info, start(files[file], threads))
+        inputs = Described(info).inputs if "featurizer" in info else ()
+        return Model(info, start(files[file], threads, inputs))
     except ImportError as error:
         raise WorkError(f"Para usar el modelo «{source}» falta instalar «{error.name}».") from error
     except Exception as error:  # los analizadores de ONNX y de skops lanzan de todo

@@ -101,8 +101,14 @@ def compare_models(
         seconds = perf_counter() - started
         found += [(name, fold, score, seconds / len(scores)) for fold, score in scores]
         _LOG.info("%s", _describe_try(name, [score for _, score in scores], seconds, task, failed.get(name, "")))
+    return _gather_folds(found, task=task, n_rows=len(y), n_total=n_total, failed=failed)
+
+
+def _gather_folds(found: Sequence[tuple[str, int, float, float]], **attrs: Any) -> pd.DataFrame:
+    """Las notas, como tabla; con sus tipos, aunque no haya ninguna."""
     folds = pd.DataFrame(found, columns=["model", "fold", "score", "seconds"])
-    folds.attrs = {"task": task, "n_rows": len(y), "n_total": n_total, "failed": failed}
+    folds = folds.astype({"model": "str", "fold": "int64", "score": "float64", "seconds": "float64"})
+    folds.attrs.update(attrs)
     return folds
 
 
@@ -191,9 +197,7 @@ def select_model(
     """Decide qué modelo se entrena: el que se pide o, con `auto`, el que mejor va."""
     options = {name: value for name, value in model.items() if name != "type"}
     if model.get("type") != "auto":
-        folds = pd.DataFrame({"model": [], "fold": [], "score": [], "seconds": []})
-        folds.attrs = {"task": task, "n_rows": 0, "n_total": len(y), "failed": {}}
-        return dict(model), folds
+        return dict(model), _gather_folds([], task=task, n_rows=0, n_total=len(y), failed={})
     folds = compare_models(list_makers(options, recipes), X, y, task, **split)
     chosen = choose_model(folds)
     _LOG.info("%s", describe_choice(folds))
