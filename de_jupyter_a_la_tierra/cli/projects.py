@@ -25,13 +25,12 @@ import click
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #imp2
 from .main import COMMAND, PATH, dialect_options, drop_option
 from ..errors import UsageError, tell_order
-from ..spanish import format_number, format_percent
-from ..tables.dictionary import Dictionary, describe_kind
 
 if TYPE_CHECKING:
     from de_jupyter_a_la_tierra.landing.inference import Study, Task
     from de_jupyter_a_la_tierra.landing.merge import Change
     from de_jupyter_a_la_tierra.landing.templates import Landing
+    from de_jupyter_a_la_tierra.tables.dictionary import Dictionary
 
 # %% ../../nbs/7_aterrizar/30_cli_projects.ipynb #c007
 _ACTIONS = {
@@ -204,11 +203,14 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def draw_columns(
-    dictionary: Dictionary,  # el de la hoja
+    dictionary: "Dictionary",  # el de la hoja
     gaps: Mapping[str, int],  # en cuántas filas falta cada columna
     n_rows: int,  # cuántas filas hay
 ) -> list[str]:  # una línea por columna y una cabecera; si son muchas, las que no se usan
     """Cuenta en una tabla qué es cada columna y si se usa."""
+    from de_jupyter_a_la_tierra.spanish import format_number, format_percent
+    from de_jupyter_a_la_tierra.tables.dictionary import describe_kind
+
     used = dict.fromkeys(dictionary.features, "sí") | {dictionary.target: "objetivo"}
     rows = [["columna", "clase", "huecos", "se usa", "por qué no, y cómo cambiarlo"]]
     for column in dictionary.columns:

@@ -356,7 +356,7 @@ def _decide(table: pd.DataFrame, portraits: dict[str, Portrait], choices: Choice
     _check_time(portraits, choices.time)
     task = infer_task(rows[target], choices.task)
     goal = _settle_target(goal, rows[target], task)
-    whole = [name for name, p in portraits.items() if p.column.kind == "number" and p.column.integer and p.column.required and len(p.reasons) < len(p.values)]
+    whole = [name for name, p in portraits.items() if p.column.kind == "number" and p.column.integer and p.column.required]
     rows = rows.astype(dict.fromkeys([*whole, target] if goal.column.integer else whole, "int64"))
     columns = [_annotate(portrait, rows, choices) if name != target else goal.column for name, portrait in portraits.items()]
     features = tuple(c.name for c in columns if c.name != target and not c.note)

@@ -139,8 +139,8 @@ DATES = {
     "con hora": ("%d/%m/%Y 10:30", "%d/%m/%Y %H:%M"),
     "ISO con hora": ("%Y-%m-%d 10:30:00", "%Y-%m-%d %H:%M:%S"),
 }
-MONTHS = "ene feb mar abr may jun jul ago sep oct nov dic".split()
-NAMES = "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split()
+MONTHS = ["ene", "feb", "mar", "abr", "may", "jun", "jul", "ago", "sep", "oct", "nov", "dic"]
+NAMES = ["enero", "febrero", "marzo", "abril", "mayo", "junio", "julio", "agosto", "septiembre", "octubre", "noviembre", "diciembre"]
 
 
 @pytest.mark.parametrize("case", DATES)
@@ -261,7 +261,7 @@ def test_the_dictionary_is_written_and_read_back(tmp_path: Path) -> None:
     cells = [("14/03/2024", "s/d", "15/04/2024")[k % 3] for k in range(N)]
     found = study(tmp_path, cells).found
     namespace = {"Column": Column, "Dictionary": Dictionary}
-    exec(to_source(found.dictionary), namespace)
+    exec(to_source(found.dictionary), namespace)  # noqa: S102
     assert namespace["DICTIONARY"] == found.dictionary
     assert typical_row(read_table(tmp_path / "hoja.csv"), found.dictionary) == {"x": "2024-03-14", "z": pytest.approx(25, abs=3)}
 
