@@ -67,20 +67,22 @@ def write_voyages(rows: pd.DataFrame, path: Path) -> None:
     sheet.to_csv(path, index=False)
 
 
-def fit_voyages(rows: pd.DataFrame):
-    """Un `Pipeline` que mira todas las columnas."""
-    inputs = list_inputs(COLUMNS)
-    words = {"port", "class"}
+def fit_voyages(rows: pd.DataFrame, columns: list[Column] = COLUMNS):
+    """Un `Pipeline` que mira todas esas columnas."""
+    inputs = list_inputs(columns)
+    texts = [each.name for each in inputs if each.kind == "text" and each.name != "notes"]
     numbers = [each.name for each in inputs if each.kind == "number"]
+    notes = [("notes", TfidfVectorizer(lowercase=False), "notes")] if any(each.name == "notes" for each in inputs) else []
     steps = ColumnTransformer(
         [
             ("numbers", make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), numbers),
-            ("levels", OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=5, sparse_output=False), sorted(words)),
-            ("notes", TfidfVectorizer(lowercase=False), "notes"),
+            ("levels", OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=5, sparse_output=False), texts),
+            *notes,
         ],
         sparse_threshold=0,
     )
-    return make_pipeline(steps, LogisticRegression(max_iter=2000)).fit(featurize(rows[NAMES], COLUMNS), rows["survived"])
+    X = featurize(rows[[column.name for column in columns]], columns)
+    return make_pipeline(steps, LogisticRegression(max_iter=2000)).fit(X, rows["survived"])
 
 
 def freeze_voyages(folder: Path) -> Path:

@@ -27,7 +27,7 @@ table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line) }
 pre { padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); border-radius: .3rem }
 input, select, textarea { box-sizing: border-box; width: 11rem; max-width: 100%; font: inherit }
-input[type=checkbox] { width: auto } button { font: inherit; padding: .3rem 1rem }
+input[type=datetime-local] { width: 15rem } input[type=checkbox] { width: auto } button { font: inherit; padding: .3rem 1rem }
 .note { border-left: .3rem solid var(--accent); padding-left: .8rem }
 output { display: block; min-height: 4rem; margin-top: 1rem } output b { font-size: 1.6rem }
 .bad { color: var(--bad) }
@@ -122,9 +122,10 @@ _MOST_OPTIONS = 50  # con más categorías, se teclea
 def _describe_limits(field: Field) -> str:
     """Lo que admite un campo, para una persona que tiene delante su casilla."""
     column, known = field.column, len(field.levels)
-    texts = {"number": describe_range(column) or "un número", "boolean": "sí o no", "date": "una fecha", "text": "un texto"}
+    texts = {"number": describe_range(column) or "un número", "boolean": "sí o no", "text": "un texto"}
     texts["category"] = f"{known} conocidas, u otra" if known > _MOST_OPTIONS else "una de la lista" if known else "un texto"
-    text = "una hora" if column.kind == "date" and find_moment(column) == "time" else texts[column.kind]
+    moments = {"date": "una fecha", "time": "una hora", "date-time": "una fecha con su hora"}
+    text = moments[find_moment(column)] if column.kind == "date" else texts[column.kind]
     return text + (", o en blanco" if field.optional else "")
 
 
