@@ -59,7 +59,7 @@ def quote_line(
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 # %% ../nbs/2_kedro/04_quoting.ipynb #c020
-_MARKS = re.compile(r"[\\`*\[\]{}<>|$~^&@]|(?<!\w)_|_(?!\w)")
+_MARKS = re.compile(r"[\\`*\[\]{}<>|$~^&@]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def quote_markdown(

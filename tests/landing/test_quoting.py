@@ -62,6 +62,8 @@ def read_markdown(text: str) -> tuple[str, set[str]]:
 
 
 @given(TEXTS)
+@example("__0__")
+@example("a_b __c__ _d")
 def test_markdown_is_read_as_it_was_written(text: str) -> None:
     said, kinds = read_markdown(quoting.quote_markdown(text))
     assert said == quoting.quote_line(text) and kinds <= {"text", "text_special"}
@@ -213,7 +215,7 @@ def test_a_sheet_of_odd_names_goes_the_whole_way(tierra: Callable, tmp_path: Pat
     done = tierra("run", cwd=folder)
     assert done.returncode == 0, done.stderr
     model = load_model(max((folder / "data/06_models").rglob("model.json")).parent)
-    assert list(model.features) == COLUMNS and model.info["classes"] == sorted(LABELS)
+    assert list(model.features) == [quoting.quote_line(name) for name in COLUMNS] and model.info["classes"] == sorted(LABELS)
     assert "<script" not in re.sub(r"\\<", "", (folder / "data/08_reporting/report.md").read_text(encoding="utf-8"))
     page = build_page(model.info, "<i>v</i>", "http://x")
     assert page.count("<script") == 1 and "<b>x" not in page and "<i>v" not in page and html.escape(COLUMNS[2]) in page
