@@ -1,4 +1,6 @@
 """Hojas raras de verdad: o se leen bien, o una frase dice qué pasa y con qué opción se arregla; mal y en silencio, nunca."""
+import gzip
+import io
 import re
 import subprocess
 from collections.abc import Callable
@@ -436,6 +438,41 @@ def test_a_google_sheet_in_spanish_goes_the_whole_way(tmp_path: Path, tierra: Ti
     assert list(scored) == ["saldo", "parte", "score", "tierra_score", "probability"] and set(scored["score"]) == {"viejo"}
     assert len(scored) == N + 1 and scored["tierra_score"].iloc[-1] == "" and scored["tierra_score"].iloc[60] == "NO"
     assert scored["saldo"].iloc[7] == "(7,50)"
+
+
+def pack(lines: list[str], kind: str) -> bytes:
+    """Una hoja en otro formato."""
+    table = pd.read_csv(io.StringIO("\n".join(lines)), dtype=str)
+    if kind == "csv.gz":
+        return gzip.compress("\n".join(["Comidas de marzo", *lines]).encode())
+    if kind == "jsonl":
+        return table.to_json(orient="records", lines=True).encode()
+    book = io.BytesIO()
+    table.to_excel(book, index=False, startrow=2)
+    return book.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["csv.gz", "jsonl", "xlsx"])
+def test_other_formats_are_scored_row_by_row(kind: str, folder: Path) -> None:
+    """Comprimida, JSON o Excel: las mismas notas que en CSV, y todas las filas."""
+    plain, _ = predict(folder, [HEADER, *ROWS])
+    path = folder / f"hoja.{kind}"
+    path.write_bytes(pack([HEADER, *ROWS], kind))
+    request = ScoringRequest((str(path),), str(folder / "otra.csv"), {"max_bad_share": 0.5}, {})
+    _, results = score_files(find_project(folder), request)
+    scored = read_table(folder / "otra.csv", decimal=".")
+    assert scored["probability"].tolist() == plain["probability"].tolist() and len(scored) == N
+    assert f"Filas leídas: {N} = {N} con respuesta + 0 en cuarentena." in results["prediction_summary"]
+
+
+def test_a_scored_sheet_keeps_its_own_header(folder: Path) -> None:
+    """Los nombres repetidos o con saltos salen como llegaron, y lo que va encima de la tabla se dice."""
+    header = HEADER.replace("name", '"name\n(de la lata)"') + ",nota,nota"
+    _, summary = predict(folder, ["Comidas de marzo", "", header, *(f"{row},a,b" for row in ROWS)])
+    table = pd.read_csv(folder / "out.csv", header=None, dtype=str)
+    assert table.iloc[0].tolist() == ["name\n(de la lata)", *HEADER.split(",")[1:], "nota", "nota", "score", "probability"]
+    assert len(table) == N + 1 and table.iloc[1:, 7].eq("b").all()
+    assert "«Comidas de marzo»" in summary and "«nota_2»" in summary and f"Filas leídas: {N} = {N}" in summary
 
 
 REFUSED = {
