@@ -37,7 +37,7 @@ def read_boolean(
     """Lee un sí o no, venga como `true`, como 1 o como lo escribe la hoja; `ValueError` si no lo es."""
     if isinstance(value, bool):
         return value
-    text = fold_label(f"{value:g}" if isinstance(value, float) else str(value))
+    text = fold_label(str(int(value) if isinstance(value, float) and value.is_integer() else value))
     spellings = _list_spellings(column.labels)
     if text not in spellings:
         raise ValueError("no es un sí o no")

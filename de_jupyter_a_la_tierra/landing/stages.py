@@ -45,16 +45,22 @@ def split_marks(
     return {mark[0]: mark[1:] for mark in words if mark}, "".join(kept + lines[first:])
 
 # %% ../../nbs/7_aterrizar/21_stages.ipynb #x011
+def _list_targets(statement: ast.stmt) -> list[Any]:
+    """A qué asigna una instrucción; a nada, si no asigna."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return targets if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign) else []
+
+
 def list_public(
     sources: list[str],  # el código de cada celda
 ) -> list[str]:
-    """Los nombres que un módulo publica en `__all__`."""
+    """Los nombres que un módulo publica en `__all__`: los que define y los que diga su `_all_`."""
     statements = [statement for source in sources for statement in parse_python(source).body]
-    assigned = [s for s in statements if isinstance(s, ast.Assign | ast.AnnAssign | ast.AugAssign)]
-    targets = [t for s in assigned for t in (s.targets if isinstance(s, ast.Assign) else [s.target])]
-    names = [getattr(name, "id", "") for target in targets for name in getattr(target, "elts", [target])]
+    assigned = [getattr(name, "id", "") for s in statements for target in _list_targets(s) for name in getattr(target, "elts", [target])]
     defined = [s.name for s in statements if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
-    return [name for name in dict.fromkeys(names + defined) if name and not name.startswith("_")]
+    shared = [s.value for s in statements if isinstance(s, ast.Assign) and getattr(s.targets[0], "id", "") == "_all_"]
+    added = [getattr(name, "value", getattr(name, "id", "")) for names in shared for name in getattr(names, "elts", [])]
+    return list(dict.fromkeys([name for name in assigned + defined if name and not name.startswith("_")] + added))
 
 # %% ../../nbs/7_aterrizar/21_stages.ipynb #x014
 def _relative(module: str, folder: str) -> str:

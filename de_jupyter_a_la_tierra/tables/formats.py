@@ -110,6 +110,9 @@ class _Figure(str):
     """Un número que ya lo era, con punto decimal: «12.5»."""
 
 
+_COMMA = str.maketrans(".", ",")
+
+
 def _write_time(value: dt.time) -> str:
     """Una hora; sin segundos si son cero."""
     return value.isoformat("minutes" if not value.second and not value.microsecond else "auto")
@@ -144,7 +147,7 @@ def _build_table(rows: list[list[str]], names: list[str], lines: Sequence[int], 
         any_figure = any(isinstance(cell, _Figure) and "." in cell for cells in columns for cell in cells)
         decimal = "." if found == "auto" and any_figure else found
     if decimal == ",":
-        columns = [[cell.replace(".", ",") if isinstance(cell, _Figure) else cell for cell in cells] for cells in columns]
+        columns = [[cell.translate(_COMMA) if isinstance(cell, _Figure) else cell for cell in cells] for cells in columns]
     index = pd.Index(list(lines), dtype="int64", name="line")
     table = pd.DataFrame({name: pd.Series([str(cell) for cell in cells], index, dtype="str") for name, cells in zip(names, columns, strict=True)}, index=index)
     table.attrs = {"dialect": asdict(Dialect(decimal=decimal))}

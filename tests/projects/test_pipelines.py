@@ -94,6 +94,7 @@ def test_too_many_bad_rows_stop_the_run_with_the_quarantine_written(raw, tmp_pat
     """Si lo ilegible pasa del límite se para, y la cuarentena ya está guardada para leerla."""
     bad = raw.copy()
     bad.loc[bad.index[:60], "dma_prot"] = "12,5%"
+    bad.loc[bad.index[60], "dma_prot"] = "41.2%"  # con las dos marcas en la columna, manda la de la hoja
     catalog = make_catalog(bad, tmp_path / "model")
     catalog["quarantine"] = MemoryDataset()
     with pytest.raises(WorkError, match=r"60 de 600 \(10,0 %\).*--decimal"):
