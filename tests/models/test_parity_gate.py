@@ -64,6 +64,19 @@ def test_gradient_boosting_is_served_by_onnx(estimator: Any, y: np.ndarray) -> N
     np.testing.assert_allclose(open_model(info, files).predict(X), estimator.predict(X), rtol=1e-4)
 
 
+@pytest.mark.parametrize("estimator", [HistGradientBoostingClassifier(random_state=0), HistGradientBoostingRegressor(random_state=0)])
+def test_a_threshold_between_two_decimals_stays_there(estimator: Any) -> None:
+    """Con un decimal, un umbral a media distancia de dos valores cae casi encima de otro: en 32 bits no puede pasarse de él."""
+    rng = np.random.default_rng(0)
+    study = np.c_[rng.gamma(6, 3, 400).round(1), rng.gamma(3, 60, 400).round(1)].astype(np.float32)
+    exam = np.c_[np.resize(np.arange(0, 60, 0.1), 2000), np.arange(0, 200, 0.1)].round(1).astype(np.float32)
+    estimator.fit(study, rng.integers(0, 2, 400))
+    session = onnxruntime.InferenceSession(convert_to_onnx(estimator, 2))
+    served = session.run(None, {session.get_inputs()[0].name: exam})[-1]
+    expected = estimator.predict_proba(exam) if hasattr(estimator, "predict_proba") else estimator.predict(exam).reshape(-1, 1)
+    assert np.abs(served - expected).max() < MAX_PROBABILITY_GAP
+
+
 def test_the_mend_is_still_needed() -> None:
     """Si falla, skl2onnx ya convierte HistGradientBoosting: bórrese `_mended_skl2onnx` (16_conversion) y esta prueba."""
     boosting = HistGradientBoostingClassifier(max_iter=2).fit(X, Y)
