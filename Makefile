@@ -129,7 +129,7 @@ dist: env-dev ## Construye la rueda y el paquete fuente en dist/ y los comprueba
 
 lock: env-dev ## Rehace los candados (LOCK_FLAGS=--upgrade sube las versiones)
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" && export UV_CUSTOM_COMPILE_COMMAND && \
-	$(LOCK) pyproject.toml --extra dev -o requirements/dev.txt && \
+	$(LOCK) pyproject.toml --extra dev -c requirements/limits.in -o requirements/dev.txt && \
 	$(LOCK) pyproject.toml --extra cluster -c requirements/dev.txt -o requirements/runtime.txt && \
 	$(LOCK) requirements/bootstrap.in -c requirements/dev.txt -o requirements/bootstrap.txt
 

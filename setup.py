@@ -103,6 +103,7 @@ setup(
             f"progress_bar = {package}.projects.hooks:ProgressBarHook",
             f"parameters = {package}.projects.hooks:ParametersHook",
             f"start = {package}.projects.hooks:StartHook",
+            f"whole_files = {package}.projects.hooks:WholeFilesHook",
             f"contracts = {package}.projects.contracts:ContractsHook",
             f"tracking = {package}.tracking.hook:TrackingHook",
         ],

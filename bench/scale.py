@@ -5,12 +5,11 @@ diez veces más datos, descontado lo que cuesta arrancar. Hasta 10 es, como much
 
     python bench/scale.py [FILAS …]        por defecto: 1000 100000 1000000
 """
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from peak import measure
 
 TIERRA = Path(sys.executable).with_name("tierra")
 STEPS = {
@@ -18,17 +17,6 @@ STEPS = {
     "leer y limpiar": ["run", "--pipeline", "data_processing"],
     "puntuar (prediction)": ["predict", "data/01_raw/catfood_simulated.csv", "scored.csv"],
 }
-
-
-def measure(command: list[str | Path], cwd: Path) -> tuple[float, float]:
-    """Segundos de reloj y MiB de memoria máxima de una orden que va bien."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"Falló: {' '.join(map(str, command))}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -41,7 +29,8 @@ def main() -> None:
             measure([TIERRA, *command], folder)
         for n in sizes:
             for step, command in STEPS.items():
-                results[step].append(measure([TIERRA, *(word.format(n=n) for word in command)], folder))
+                spent = measure([TIERRA, *(word.format(n=n) for word in command)], folder)
+                results[step].append((spent["seconds"], spent["peak_mb"]))
     print(f"{'paso':<22}{'filas':>10}{'segundos':>10}{'MiB':>8}{'× tiempo':>10}{'× memoria':>11}")
     for step, measured in results.items():
         base_seconds, base_mib = measured[0]

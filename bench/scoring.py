@@ -14,8 +14,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from peak import measure
 
 TIERRA = "from de_jupyter_a_la_tierra.cli.main import main; main()"
 BY_HAND = """
@@ -57,18 +58,6 @@ def write_foods(path: Path, n_rows: int, step: int = 250_000) -> None:
         print(f"\rsimulando: {start + len(foods):,} filas", end="", file=sys.stderr)
     writer.close()
     print(file=sys.stderr)
-
-
-def measure(command: list[str], cwd: Path) -> dict[str, float]:
-    """Ejecuta un proceso y mide lo que tarda, lo que calcula y lo más que llega a ocupar."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        raise SystemExit(f"falló: {' '.join(command[:2])} …")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss * unit / 2**20}
 
 
 def check_same(first: Path, second: Path) -> None:

@@ -26,7 +26,7 @@ MOVED = {  # dónde estaba cada cosa en la 0.2 y dónde está ahora
     "datasets": "projects.datasets", "diagnosis": "projects.failures errors", "dialects": "tables.csv",
     "dictionary": "tables.dictionary", "dispatch": "cli.dispatch", "errand": "jobs.child",
     "evaluation": "models.evaluation", "example": "landing.templates", "execution": "jobs.runner",
-    "exporting": "landing.export", "flavor": "tracking.flavor", "freezing": "models.freezing",
+    "exporting": "landing.stages", "flavor": "tracking.flavor", "freezing": "models.freezing",
     "guarding": "engine.forking", "hooks": "projects.hooks", "imports": "engine.imports",
     "inference": "landing.inference", "kinds": "parameters.types", "ledger": "jobs.ledger",
     "limits": "parameters.types", "literals": "parameters.types", "locks": "files jobs.ledger",

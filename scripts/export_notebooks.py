@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from nbdev.config import get_config
@@ -50,11 +51,21 @@ def export_aside(notebooks: list[Path] | None = None) -> dict[str, str]:
             copy = Path(folder, path.relative_to(ROOT))
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-        command = [Path(sys.executable).with_name("nbdev_export")]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"nbdev_export no ha podido con los cuadernos:\n{done.stderr}")
+        said = Path(folder, "said.txt")
+        process = get_context("fork").Process(target=run_nbdev, args=(folder, said))  # con nbdev ya importado, que es casi lo que tarda
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"nbdev_export no ha podido con los cuadernos:\n{said.read_text(encoding='utf-8')}")
         return read_modules(Path(folder))
+
+
+def run_nbdev(folder: str, said: Path) -> None:
+    """Lo que hace `nbdev_export` en otra carpeta; lo que diga queda en un fichero."""
+    os.chdir(folder)
+    get_config.cache_clear()
+    sys.stdout = sys.stderr = said.open("w", encoding="utf-8")
+    nbdev_export()
 
 
 def read_record() -> dict[str, str]:

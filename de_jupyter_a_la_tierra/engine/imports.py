@@ -23,6 +23,7 @@ from typing import Any
 
 # %% ../../nbs/6_trabajos/20_imports.ipynb #c003n
 from ..parameters.cell import read_notebook
+from ..quoting import parse_python
 
 # %% ../../nbs/6_trabajos/20_imports.ipynb #c006
 _MAGIC = re.compile(r"^([^\S\n]*)(?:(?:[\w, ]+=\s*)?[%!?].*|[%\w.*]+\?\??[^\S\n]*)$", re.MULTILINE)
@@ -43,7 +44,7 @@ def _parse(source: str) -> list[tuple[str, ast.stmt]]:
     lines = source.split("\n")
     for text in (source, _MAGIC.sub(r"\1pass", source)):
         with suppress(SyntaxError, ValueError):
-            return [("\n".join(lines[node.lineno - 1 : node.end_lineno]), node) for node in ast.parse(text).body]
+            return [("\n".join(lines[node.lineno - 1 : node.end_lineno]), node) for node in parse_python(text).body]
     return []
 
 

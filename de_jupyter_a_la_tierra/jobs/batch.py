@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 # %% ../../nbs/6_trabajos/37_batch.ipynb #imp2
 from ..engine.forking import derive_seed, draw_seed
-from ..files import atomic_path
+from ..files import Uninterrupted, atomic_path
 from .cluster import ClusterExecutor, ClusterLost
 from .ledger import JobRecord, Ledger, lock_batch
 from .child import JobOptions
@@ -100,15 +100,17 @@ def _reconcile(ledger: Ledger, runs: Runs, folder: Path, job: str, records: dict
     """Deja en MLflow una ejecución cerrada por trabajo terminado, y ninguna más."""
     for run in runs.find("tierra.batch", ledger.batch_id):
         record = records.get(run.data.tags.get("tierra.job.key", ""))
-        if record is None or record.status not in ("done", "failed") or record.run_id != run.info.run_id:
-            runs.discard(run.info.run_id)
-        elif run.info.status == "RUNNING":
-            close_run(runs, folder, record)
+        with Uninterrupted():
+            if record is None or record.status not in ("done", "failed") or record.run_id != run.info.run_id:
+                runs.discard(run.info.run_id)
+            elif run.info.status == "RUNNING":
+                close_run(runs, folder, record)
     for record in records.values():
         if record.status == "done" and not record.run_id:  # se hizo sin MLflow: se apunta ahora
             tags = {"tierra.batch": ledger.batch_id, "tierra.job.key": record.key}
-            if run_id := runs.open(job, record.parameters, tags, record.started):
-                close_run(runs, folder, ledger.update(record, run_id=run_id))
+            with Uninterrupted():
+                if run_id := runs.open(job, record.parameters, tags, record.started):
+                    close_run(runs, folder, ledger.update(record, run_id=run_id))
 
 # %% ../../nbs/6_trabajos/37_batch.ipynb #c013
 def recover(
@@ -199,6 +201,7 @@ class _Batch:
     cwd: Path  # en qué carpeta se ejecuta cada trabajo
     guard: str | None = None  # el cerrojo que comparten sus procesos, si son de esta máquina
     remote: bool = False  # si los trabajos acaban en otra máquina, que no ve esta carpeta
+    work: Uninterrupted = field(default_factory=Uninterrupted)  # mientras no se espera a nadie, parar espera
     hopeless: set[str] = field(default_factory=set)  # los que no vale la pena repetir
 
     def choose_seed(self, record: JobRecord) -> int:
@@ -258,9 +261,12 @@ def _run(batch: _Batch, records: list[JobRecord], progress: Callable[[JobRecord]
             progress(record)
         pause = max(0.0, min(moment for _, moment in later.values()) - time.monotonic()) if later else None
         if not pending:
-            time.sleep(pause or 0)
+            with batch.work.interruptible():
+                time.sleep(pause or 0)
             continue
-        for future in wait(pending, pause, FIRST_COMPLETED).done:
+        with batch.work.interruptible():
+            finished = wait(pending, pause, FIRST_COMPLETED).done
+        for future in finished:
             record = _finish(batch, pending.pop(future), future)
             tries[record.key] += 1
             failed = record.status == "failed"
@@ -299,12 +305,13 @@ def run_batch(
             ledger.synced_with = ""  # hasta que se recoja, MLflow sabrá más que el libro
         for record in ledger.list_records():
             progress(record)
-        try:
-            _run(batch, todo, progress)
-        finally:
-            workers.shutdown(cancel_futures=True)
-            with suppress(Exception):  # si no se puede ahora, lo hará la orden siguiente
-                recover(ledger, runs, folder, notebook.stem)
+        with batch.work:
+            try:
+                _run(batch, todo, progress)
+            finally:
+                workers.shutdown(cancel_futures=True)
+                with suppress(Exception):  # si no se puede ahora, lo hará la orden siguiente
+                    recover(ledger, runs, folder, notebook.stem)
         records, requested = ledger.list_records(), {record.key for record in todo}
     count = Counter(record.status if record.key in requested else "kept" for record in records)
     errors = tuple(record.error for record in records if record.status == "failed")

@@ -14,6 +14,7 @@ import re
 import resource
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import gettempdir
@@ -156,7 +157,8 @@ def run_child(
             answer = {"status": "failed", "ename": type(reason).__name__, "evalue": str(reason), "cell": None}
         usage = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         answer["peak"] = usage / (1024 if sys.platform == "linux" else 1024**2)
-        pipe.send(answer)
+        with suppress(BrokenPipeError):  # ya no hay quien espere la respuesta
+            pipe.send(answer)
 
 # %% ../../nbs/6_trabajos/33_child.ipynb #93cad632
 def explain_full_disk(

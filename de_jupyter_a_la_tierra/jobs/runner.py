@@ -24,7 +24,7 @@ from ..engine.forking import draw_seed
 from ..engine.imports import find_imports, find_shadows
 from ..engine.processes import copy_environ, warm_context
 from ..errors import TierraError, UsageError, WorkError, explain_os_errors
-from ..files import atomic_path, scratch_folder
+from ..files import Uninterrupted, atomic_path, scratch_folder
 from .child import JobCall, JobOptions, explain_full_disk, run_child
 from .plan import find_notebook
 from .runs import open_runs
@@ -268,23 +268,26 @@ def run_notebook(
     cwd = find_cwd(project, notebook, policy.cwd, parameters)
     output, runs, done = _find_output(project, notebook.stem, output), open_runs(project), False
     seed = draw_seed() if policy.seed is None else policy.seed
-    run_id = runs.open(notebook.stem, plain, {"tierra.seed": str(seed)})
     options: JobOptions = {**policy.list_options(), "target": str(output), "random_seed": seed, "secrets": to_plain(secrets)}
-    call = build_call(project, notebook, plain, output, runs.environment(run_id), cwd, **options)
+    call = build_call(project, notebook, plain, output, {}, cwd, **options)
     files = dict(zip(("stdout", "stderr"), streams, strict=True))
     echo = (lambda stream, text: print(text, end="", file=files[stream], flush=True)) if any(streams) else None
     outcome: JobOutcome | None = None
-    try:
-        outcome = run_once(call, echo=echo)
-        with atomic_path(output) as draft:
-            draft.write_text(outcome["notebook"], encoding="utf-8")
-        done = outcome["status"] == "done"
-    except KeyboardInterrupt:
-        if output.is_file():
-            _logger.warning("Lo que llegó a hacerse está en «%s»: la misma orden lo empieza otra vez.", os.path.relpath(output))
-        raise
-    finally:
-        runs.close(run_id, output, done, metrics=split_metrics(outcome["returned"])[0] if outcome else {})
+    with Uninterrupted() as work:
+        run_id = runs.open(notebook.stem, plain, {"tierra.seed": str(seed)})
+        call["env"] = runs.environment(run_id)
+        try:
+            with work.interruptible():
+                outcome = run_once(call, echo=echo)
+            with atomic_path(output) as draft:
+                draft.write_text(outcome["notebook"], encoding="utf-8")
+            done = outcome["status"] == "done"
+        except KeyboardInterrupt:
+            if output.is_file():
+                _logger.warning("Lo que llegó a hacerse está en «%s»: la misma orden lo empieza otra vez.", os.path.relpath(output))
+            raise
+        finally:
+            runs.close(run_id, output, done, metrics=split_metrics(outcome["returned"])[0] if outcome else {})
     if not done:
         _raise(outcome, output)
     return output

@@ -25,6 +25,7 @@ from typing import Any
 # %% ../../nbs/6_trabajos/11_cell.ipynb #imp2
 from ..errors import UsageError
 from .types import Limits, ValueType, build_schema, parse_type, read_limits, read_value, to_plain, write_value
+from ..quoting import parse_python
 from ..spanish import replace_comma, suggest
 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c007
@@ -88,7 +89,7 @@ def _read_default(node: ast.expr | None) -> Any:
 def _read_text(written: str) -> Any:
     """Lo mismo, de una expresión que solo se tiene como texto."""
     try:
-        return _read_default(ast.parse(written, mode="eval").body)
+        return _read_default(parse_python(written, mode="eval").body)
     except SyntaxError:
         return written
 
@@ -121,7 +122,7 @@ def _build_parameter(name: str, kind: str, default: Any, meaning: str, written: 
 # %% ../../nbs/6_trabajos/11_cell.ipynb #c014
 def _parse_cell(source: str) -> Iterator[Parameter]:
     """Los parámetros de una celda de Python; `SyntaxError` si no lo es."""
-    tree = ast.parse(source)
+    tree = parse_python(source)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     notes = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     for line in tree.body:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/6_trabajos/10_types.ipynb #imp2
+from ..quoting import parse_python
 from ..spanish import format_number
 
 # %% ../../nbs/6_trabajos/10_types.ipynb #c006
@@ -52,7 +53,7 @@ def parse_type(
 ) -> ValueType:
     """El tipo que promete una anotación; `Any` si no es de los que se conocen."""
     try:
-        return _parse_node(ast.parse(annotation.strip(), mode="eval").body)
+        return _parse_node(parse_python(annotation.strip(), mode="eval").body)
     except (SyntaxError, ValueError):
         return ValueType("Any", annotation)
 

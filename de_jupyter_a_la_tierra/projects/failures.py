@@ -10,11 +10,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoints, entry_points
+from importlib.util import find_spec
 
 # %% ../../nbs/2_kedro/62_failures.ipynb #c004
 from ..errors import TierraError, UsageError, WorkError, explain_os_errors, find_extra, missing_extra
+from ..moved import MOVED
 
 # %% ../../nbs/2_kedro/62_failures.ipynb #posix1
 _POSIX = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios", "tty"}
@@ -77,6 +79,15 @@ def _explain_kedro(error: BaseException) -> UsageError | None:
             return UsageError(sentence.format(**parts))
     return None
 
+# %% ../../nbs/2_kedro/62_failures.ipynb #hom1
+def _find_home(name: str) -> str:
+    """Dónde está ahora un módulo que tenían los proyectos de antes; vacío si no es uno de ellos."""
+    package, _, inside = name.partition(".")
+    home = MOVED.get(f"catfood.{inside}", "").replace("catfood", package, 1)
+    with suppress(ImportError):
+        return home if home and find_spec(home) else ""
+    return ""
+
 # %% ../../nbs/2_kedro/62_failures.ipynb #c012
 def explain(
     error: BaseException,  # lo que ha fallado
@@ -92,6 +103,8 @@ def explain(
             return UsageError("Esto no funciona en Windows: usa WSL (wsl --install) y repite la orden dentro.")
         if isinstance(cause, ModuleNotFoundError) and (extra := find_extra(cause.name or "")):
             return missing_extra(extra)
+        if isinstance(cause, ModuleNotFoundError) and (home := _find_home(cause.name or "")):
+            return UsageError(f"«{cause.name}» es ahora «{home}»: cambia el import y repite la orden.")
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno:
             try:

@@ -14,7 +14,7 @@ import re
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlparse
 
 # %% ../../nbs/5_mlflow/10_connection.ipynb #c004
 from ..errors import TierraError, WorkError
+from ..files import Uninterrupted
 from ..projects.project import Project
 
 # %% ../../nbs/5_mlflow/10_connection.ipynb #c008
@@ -159,8 +160,9 @@ def connect(
         settle(root)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(config.get("server", {}).get("mlflow_registry_uri"))
-    client = mlflow.MlflowClient()
-    client.search_registered_models(max_results=1)
+    with Uninterrupted() if is_local(uri) else nullcontext():  # una base a medio crear ya no se abre
+        client = mlflow.MlflowClient()
+        client.search_registered_models(max_results=1)
     return client
 
 # %% ../../nbs/5_mlflow/10_connection.ipynb #c023

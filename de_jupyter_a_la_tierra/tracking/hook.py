@@ -23,6 +23,7 @@ from kedro.framework.hooks import hook_impl
 
 # %% ../../nbs/5_mlflow/12_hook.ipynb #imp2
 from ..errors import tell_order
+from ..files import Uninterrupted
 from ..quoting import quote_metric
 from .connection import connect, describe_trouble, find_server, import_mlflow, open_experiment, read_config, split_metrics
 from .flavor import log_folder
@@ -168,7 +169,7 @@ class _TrackedRun:
 
     def open(self, start: Callable[[], Any]) -> None:
         """La abre, y deja su número donde lo vean los procesos que vengan."""
-        with self._forgive():
+        with self._forgive(), Uninterrupted():  # un Ctrl-C a mitad la dejaría abierta sin que nadie lo supiera
             self.driver = start()
             os.environ[_RUN_ID] = self.driver.run_id
             atexit.register(self._abandon)

@@ -15,6 +15,7 @@ import yaml
 
 # %% ../../nbs/5_mlflow/22_sweeps.ipynb #c004
 from ..errors import UsageError, WorkError
+from ..files import Uninterrupted
 from ..projects.failures import explain
 from ..projects.project import Project
 from ..projects.session import Session, parse_params, split_commas
@@ -84,12 +85,13 @@ def rank_trials(
     return sorted(trials, key=lambda trial: -(trial.model.score or 0) if trial.model else float("inf"))
 
 # %% ../../nbs/5_mlflow/22_sweeps.ipynb #c013
-def _run_trial(project: Project, client: Any, values: dict[str, str]) -> Trial:
+def _run_trial(project: Project, client: Any, values: dict[str, str], work: Uninterrupted) -> Trial:
     """Ejecuta una combinación en una ejecución hija; `UsageError` si lo pedido no tiene sentido."""
     mlflow = import_mlflow()
     child = mlflow.start_run(run_name=_name(values), nested=True).info.run_id
     try:
-        Session(project, parse_params([f"{key}={value}" for key, value in values.items()])).run()
+        with work.interruptible():
+            Session(project, parse_params([f"{key}={value}" for key, value in values.items()])).run()
     except KeyboardInterrupt:
         mlflow.end_run("KILLED")
         raise
@@ -116,13 +118,12 @@ def run_sweep(
     with open_registry(project, create=True) as client:
         open_experiment(client, project.root, project.package, read_config(load_config(project)) or {})
     mlflow = import_mlflow()
-    with explain_mlflow_errors("hacer el barrido", client.tracking_uri), mlflow.start_run(
-        run_name=f"barrido: {', '.join(grid)}"
-    ):
+    name = f"barrido: {', '.join(grid)}"
+    with explain_mlflow_errors("hacer el barrido", client.tracking_uri), Uninterrupted() as work, mlflow.start_run(run_name=name):
         for number, values in enumerate(combinations, 1):
             logger.info("── %s de %s: %s", number, len(combinations), _name(values))
             try:
-                trials.append(_run_trial(project, client, values))
+                trials.append(_run_trial(project, client, values, work))
             except KeyboardInterrupt:
                 mlflow.end_run("KILLED")
                 raise

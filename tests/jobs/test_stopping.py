@@ -21,7 +21,7 @@ from pathlib import Path
 
 print(f"empieza {n}", flush=True)
 Path(f"begun-{n}").touch()
-if n:
+if n > 0:
     __import__("time").sleep(3600)
 """
 SLOW = "model.type=random_forest,model.n_estimators=20000"
@@ -85,6 +85,53 @@ def begin(folder: Path, tierra, *args: str, said: str = "", begun: tuple[str, ..
             yield order
         finally:
             order.kill()
+
+
+# --- En cualquier instante -----------------------------------------------------------------------------------------
+
+INTERRUPTING = """
+import os, signal, sys
+from contextlib import suppress
+from itertools import count
+from random import Random
+from threading import Timer
+
+import mlflow.tracking, sqlalchemy
+from de_jupyter_a_la_tierra.cli.main import main
+
+def interrupt_at(moment, delay):
+    numbers = count()
+    def note(*_):
+        if next(numbers) == moment:  # justo entonces, o un poco después: en cualquier línea de MLflow
+            Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start() if delay else signal.raise_signal(signal.SIGINT)
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", note)
+
+for seed in range(int(sys.argv[1]), int(sys.argv[2])):
+    if child := os.fork():
+        print(seed, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    code, chance, target = 0, Random(seed), f"once-{seed}"
+    interrupt_at(chance.randrange(150), chance.choice([0, 0.01]) * chance.random())
+    alone = ["-o", f"{target}.ipynb"], ["--grid", "n=0,-1,-2", "--out", target, "--workers", "2"]
+    try:
+        main(["jobs", "run", "hang.ipynb", "-p", "n=0", *alone[0]] if chance.random() < 0.3 else ["jobs", "run", "hang.ipynb", *alone[1]])
+    except SystemExit as end:
+        code = end.code
+    os._exit(code)
+"""
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 2), pytest.param(2, 42, marks=pytest.mark.long)])
+def test_ctrl_c_at_any_moment(folder, tierra, tmp_path, first, last):
+    """En cualquier instante, también mientras MLflow escribe: nada a medias, ni en él ni en el libro, y MLflow no se queda cerrado."""
+    shutil.copy(folder / "hang.ipynb", tmp_path)
+    assert tierra("jobs", "run", "hang.ipynb", "-p", "n=0", "-o", "once.ipynb", cwd=tmp_path).returncode == 0  # que su base exista
+    done = subprocess.run([tierra.path.with_name("python"), "-c", INTERRUPTING, str(first), str(last)], cwd=tmp_path, capture_output=True, text=True)
+    codes = {int(seed): int(code) for seed, code in (line.split() for line in done.stdout.splitlines() if line[:1].isdigit() and line.count(" ") == 1)}
+    assert list(codes) == [*range(first, last)] and {*codes.values()} <= {0, 130} and 130 in codes.values(), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and "a medias" not in done.stderr, done.stderr
+    assert set(list_runs(tmp_path)) <= {"FINISHED", "FAILED"}
+    assert not [record for path in tmp_path.glob("once-*/batch.db") for record in read_ledger(path.parent) if record.status == "running"]
 
 
 ORDERS = {  # la orden, cómo se sabe que está a mitad, y qué ha de decir además

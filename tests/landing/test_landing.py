@@ -16,8 +16,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from de_jupyter_a_la_tierra import errors
 from de_jupyter_a_la_tierra.landing import merge as merging
 from de_jupyter_a_la_tierra.landing import stages as landing
-from de_jupyter_a_la_tierra.landing.export import export_notebook
-from de_jupyter_a_la_tierra.landing.stages import compare_stages, find_source, land, raise_stage, render_project
+from de_jupyter_a_la_tierra.landing.stages import (
+    compare_stages,
+    export_notebook,
+    find_source,
+    land,
+    raise_stage,
+    render_project,
+)
 from de_jupyter_a_la_tierra.landing.templates import describe_example
 
 ROOT = Path(__file__).resolve().parents[2]

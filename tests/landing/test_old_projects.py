@@ -99,7 +99,7 @@ def old_tierra(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         pytest.skip("la historia de git está recortada y no llega a la 0.2.0")
     folder = tmp_path_factory.mktemp("rueda")
     with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
-        archive.extractall(folder / "source", filter="data")
+        archive.extractall(folder / "source", **{"filter": "data"} if hasattr(tarfile, "data_filter") else {})  # hasta la 3.11.4, no lo hay
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder, folder / "source", cwd=folder)
     (wheel,) = folder.glob("*-0.2.0-*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")

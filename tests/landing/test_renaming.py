@@ -13,9 +13,8 @@ import pytest
 from de_jupyter_a_la_tierra.landing import merge as merging
 from de_jupyter_a_la_tierra.landing import stages as landing
 from de_jupyter_a_la_tierra.landing import templates
-from de_jupyter_a_la_tierra.landing.export import export_notebook
 from de_jupyter_a_la_tierra.landing.merge import hash_text, rename_in, update_files, write_files
-from de_jupyter_a_la_tierra.landing.stages import land, raise_stage, render_project
+from de_jupyter_a_la_tierra.landing.stages import export_notebook, land, raise_stage, render_project
 from de_jupyter_a_la_tierra.landing.templates import describe_example, read_notebooks, renumber
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,12 +1,20 @@
 """Kedro, cuando se le pide un trozo o el proyecto está mal escrito: se empieza donde se puede, y lo demás es una frase."""
+import os
 import re
 import shutil
+import signal
+from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from fsspec.implementations.local import LocalFileOpener
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline, node
 
 from de_jupyter_a_la_tierra.models.artifact import load_model
 from de_jupyter_a_la_tierra.projects.failures import explain
+from de_jupyter_a_la_tierra.projects.hooks import WholeFilesHook
 from de_jupyter_a_la_tierra.projects.project import find_project
 from de_jupyter_a_la_tierra.projects.session import Session, find_dataset
 
@@ -115,3 +123,37 @@ def test_the_catalog_says_where_a_sheet_comes_in(project, tmp_path, case):
     assert (catalog.read_text(encoding="utf-8") == before) == (case == "de ahora")
     session = Session(find_project(copy))
     assert [find_dataset(session, role) for role in ("input", "output")] == ["foods_to_score", "scored_foods"]
+
+
+# --- Nada a medias ---------------------------------------------------------------------------------------------------
+
+WRITTEN = {  # de cada clase de dato del catálogo: lo que había y lo que se estaba escribiendo
+    "pandas.CSVDataset": (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [2, 3]})),
+    "pandas.ParquetDataset": (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [2, 3]})),
+    "json.JSONDataset": ({"a": 1}, {"a": 2}),
+    "text.TextDataset": ("hola", "adiós"),
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_file_is_whole_or_it_is_as_it_was(tmp_path, kind, number):
+    """Muera como muera quien lo escribe, en el instante de escribirlo, lo de antes sigue entero y se lee."""
+    before, after = WRITTEN[kind]
+    catalog = DataCatalog.from_config({"it": {"type": kind, "filepath": str(tmp_path / "02_intermediate/it")}})
+    pipeline = Pipeline([node(lambda: after, None, "it")])
+    WholeFilesHook().before_pipeline_run(pipeline=pipeline, catalog=catalog)
+    catalog.save("it", before)
+    if (child := os.fork()) == 0:
+        with suppress(KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            LocalFileOpener.write = lambda *_: os.kill(os.getpid(), number)
+            catalog.save("it", after)
+        os._exit(0)
+    os.waitpid(child, 0)
+    known = catalog.load("it")
+    assert known.equals(before) if isinstance(before, pd.DataFrame) else known == before
+    assert len(list((tmp_path / "02_intermediate").iterdir())) == (1 if number == signal.SIGINT else 2)  # de un SIGKILL queda el borrador
+    catalog.save("it", after)
+    known = catalog.load("it")
+    assert known.equals(after) if isinstance(after, pd.DataFrame) else known == after

@@ -94,7 +94,7 @@ def test_classes_fit_in_a_page():
 
 # --- Los módulos -------------------------------------------------------------------------------------------------
 
-MODULES, WIDEST, LAYERS = 84, 12, 12  # los módulos, los de hoy; la meta son 75
+MODULES, WIDEST, LAYERS = 83, 12, 12
 
 
 def list_modules() -> list[Path]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import nbformat
 import psutil
-from nbformat.v4 import new_code_cell, new_notebook
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parents[2]
 HANGING = """
@@ -85,3 +86,37 @@ def test_ctrl_c_works_whoever_launches_the_tests(tmp_path):
     (tmp_path / "test_inherited.py").write_text(INHERITED)
     done = run_pytest(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     assert done.returncode == 0, done.stdout
+
+
+# --- Lo que no es culpa de una celda ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ours(request):
+    """Nuestro conftest.py, como lo ha cargado pytest."""
+    return request.config.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
+
+
+def test_a_kernel_that_dies_at_birth_is_started_again(ours):
+    """Hasta dos veces más; la tercera, se dice."""
+    deaths = iter([RuntimeError("Kernel died"), RuntimeError("Kernel died")])
+
+    def start(name: str) -> tuple:
+        for death in deaths:
+            raise death
+        return name, "cliente"
+
+    assert ours.insist(start)("python3") == ("python3", "cliente")
+    with pytest.raises(RuntimeError, match="nunca"):
+        ours.insist(lambda: (_ for _ in ()).throw(RuntimeError("nunca")))()
+
+
+@pytest.mark.parametrize(("now", "stored", "same"), [
+    ("[mlflow]==\ufffd\ufffd\n", "[mlflow]==…\n", True), ("ma\ufffd\ufffdana", "mañana", True),
+    ("ma\ufffd\ufffdana", "mejana", False), ("otra\ufffd", "maña", False),
+])
+def test_a_torn_letter_is_not_another_output(ours, now, stored, same):
+    """Solo se perdona la letra: lo que haya alrededor ha de ser lo guardado."""
+    outputs = [new_output("stream", name="stdout", text=text) for text in (now, stored)]
+    ours.mend_characters(outputs[:1], outputs[1:])
+    assert (outputs[0].text == stored) == same
