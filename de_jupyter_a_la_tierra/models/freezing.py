@@ -117,8 +117,8 @@ def _mended_skl2onnx() -> Iterator[None]:
         original = tree_ensemble.add_node
 
         def add_node(*args: Any, nodes_missing_value_tracks_true: bool = False, **options: Any) -> None:
-            options |= {"adjust_threshold_for_sklearn": True, "nodes_missing_value_tracks_true": int(nodes_missing_value_tracks_true)}
-            original(*args, **options)
+            options["adjust_threshold_for_sklearn"] = True
+            original(*args, nodes_missing_value_tracks_true=int(nodes_missing_value_tracks_true), **options)
 
         converters, known = _registration._converter_pool, _registration._converter_pool["SklearnOneHotEncoder"]
         tree_ensemble.add_node = add_node
