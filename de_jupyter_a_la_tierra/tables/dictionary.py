@@ -123,7 +123,7 @@ class Dictionary:
 def to_frame(
     dictionary: Dictionary,  # el diccionario que se quiere leer
 ) -> "pd.DataFrame":  # una fila por columna de los datos
-    """El diccionario como una tabla en español."""
+    """El diccionario como una tabla en español; si no todo son cifras y textos, también de qué clase es cada columna y si se usa."""
     import pandas as pd
 
     used = dict.fromkeys(dictionary.features, "sí") | {dictionary.target: "objetivo"}
@@ -131,4 +131,6 @@ def to_frame(
         (c.name, c.meaning, describe_kind(c), c.unit, describe_range(c), c.required, used.get(c.name, "no"), c.note)
         for c in dictionary.columns
     ]
-    return pd.DataFrame(rows, columns=["columna", "qué es", "clase", "unidad", "rango", "obligatoria", "se usa", "por qué no"])
+    table = pd.DataFrame(rows, columns=["columna", "qué es", "clase", "unidad", "rango", "obligatoria", "se usa", "por qué no"])
+    varied = any(c.note or c.kind in ("boolean", "category", "date") for c in dictionary.columns)
+    return table if varied else table[["columna", "qué es", "unidad", "rango", "obligatoria"]]
