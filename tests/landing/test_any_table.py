@@ -79,7 +79,7 @@ def test_the_sheet_comes_back_whole_and_the_summary_counts_the_doubts(project: P
     scored = read_sheet(project.parent / "puntuada.csv", model)
     pd.testing.assert_frame_equal(scored[list(sheet)], sheet)
     assert (scored["score"] == "").tolist() == [row == 2 for row in range(N)]
-    assert "en cuarentena: 1" in done.stdout and "Con algún hueco:" in done.stdout and "(«Puerto», 1)" in done.stdout
+    assert "en cuarentena: 1" in done.stdout and "Filas con algún hueco:" in done.stdout and "(«Puerto», 1)" in done.stdout
 
 
 def test_the_api_answers_a_gap_and_an_unseen_category(model: Model) -> None:

@@ -74,7 +74,7 @@ def test_a_threshold_between_two_decimals_stays_there(estimator: Any) -> None:
     session = onnxruntime.InferenceSession(convert_to_onnx(estimator, 2))
     served = session.run(None, {session.get_inputs()[0].name: exam})[-1]
     expected = estimator.predict_proba(exam) if hasattr(estimator, "predict_proba") else estimator.predict(exam).reshape(-1, 1)
-    assert np.abs(served - expected).max() < MAX_PROBABILITY_GAP
+    assert np.abs(served - expected).max() < 1e-6
 
 
 def test_the_mend_is_still_needed() -> None:
@@ -201,11 +201,3 @@ def test_the_summary_of_a_run_says_who_answers(slow: tuple) -> None:
     catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in given.items()})
     summary = SequentialRunner().run(create_data_science().filter(node_names=["write_summary"]), catalog)["summary"].load()
     assert "Lo sirve scikit-learn, más despacio, y no ONNX: «RBFSampler → LogisticRegression»" in summary
-
-
-def test_a_threshold_between_two_tenths_sends_each_row_the_same_way() -> None:
-    rng = np.random.default_rng(0)
-    X = rng.gamma(6, 3, (3000, 2)).round(1).astype("float32")  # con un decimal, el punto medio de dos cae a menudo en otra
-    model = HistGradientBoostingClassifier(random_state=0).fit(X[:400], rng.integers(0, 2, 400))
-    probabilities = onnxruntime.InferenceSession(convert_to_onnx(model, 2)).run(None, {"X": X})[1]
-    np.testing.assert_allclose(probabilities, model.predict_proba(X), atol=1e-6)
