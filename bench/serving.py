@@ -19,7 +19,7 @@ from pathlib import Path
 
 ECHO = """
 import uvicorn
-from de_jupyter_a_la_tierra.api.server import open_socket
+from de_jupyter_a_la_tierra.hosting.protocol import open_socket
 
 async def echo(scope, receive, send):
     body, more = b"", True

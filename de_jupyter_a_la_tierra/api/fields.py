@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_boolean', 'read_category', 'find_moment', 'read_date', 'Field', 'describe_schema', 'build_fields',
-           'build_example']
+           'build_example', 'describe_data']
 
 # %% ../../nbs/3_api/09_fields.ipynb #f003
 from collections.abc import Callable
@@ -179,3 +179,11 @@ def build_example(
 ) -> dict[str, Any]:  # columna → valor corriente
     """Una fila que el modelo entiende: de cada columna, lo que está en medio o lo que más sale."""
     return {field.column.name: field.example for field in build_fields(info)}
+
+# %% ../../nbs/3_api/09_fields.ipynb #c012a
+def describe_data(
+    info: ModelCard,  # la ficha de un modelo
+) -> str:
+    """De qué datos aprendió un modelo, en una frase para personas."""
+    kind = {"simulated": "simulados", "real": "reales, publicados"}.get(info["data"].get("origin", "own"), "propios")
+    return f"El modelo se entrenó con datos {kind}."

@@ -11,8 +11,7 @@ from functools import cache
 from typing import Any
 
 # %% ../../nbs/3_api/11_page.ipynb #c004
-from .fields import Field, build_example, build_fields, find_moment
-from .payload import describe_data
+from .fields import Field, build_example, build_fields, describe_data, find_moment
 from ..models.artifact import ModelCard
 from ..spanish import format_number
 from ..tables.dictionary import Column, describe_range

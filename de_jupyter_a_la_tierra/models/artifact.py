@@ -273,7 +273,7 @@ class Model(Described):
         X: Any,  # (n, k) filas con sus tipos o, si recibe una matriz, como las quiere `as_matrix`
     ) -> np.ndarray:  # (n,) una clase por fila o, en una regresión, un float64
         """La respuesta a cada fila; `UsageError` si las filas no le sirven."""
-        return self._compute(X, "predict")[0]
+        return self.compute(X, "predict")[0]
 
     def predict_proba(
         self,
@@ -282,7 +282,7 @@ class Model(Described):
         """La probabilidad de cada clase en cada fila; `UsageError` si es una regresión."""
         if self.info["task"] == "regression":
             raise UsageError(f"El modelo «{self.info['name']}» predice un número, y no da probabilidades.")
-        return self._compute(X, "predict_proba")[0]
+        return self.compute(X, "predict_proba")[0]
 
     def predict_with_probability(
         self,
@@ -291,7 +291,7 @@ class Model(Described):
         """La respuesta a cada fila y la probabilidad que el modelo le da, que en una regresión no existe."""
         if self.info["task"] == "regression":
             return self.predict(X), None
-        answers, probabilities = self._compute(X, "predict", "predict_proba")
+        answers, probabilities = self.compute(X, "predict", "predict_proba")
         return answers, np.asfortranarray(probabilities).max(axis=1)  # por columnas: con pocas clases, veinte veces menos
 
     def predict_records(
@@ -301,8 +301,12 @@ class Model(Described):
         """Lo mismo que `predict_with_probability`, con filas sueltas y sin pandas."""
         return self.predict_with_probability(records)
 
-    def _compute(self, X: Any, *methods: str) -> list[np.ndarray]:
-        """Calcula lo pedido; las respuestas salen con el tipo de las clases y, sin clases, en float64."""
+    def compute(
+        self,
+        X: Any,  # (n, k) filas, como en `predict`
+        *methods: str,  # «predict», «predict_proba» o los dos
+    ) -> list[np.ndarray]:  # uno por método
+        """Calcula lo pedido de una vez; las respuestas salen con el tipo de las clases y, sin clases, en float64."""
         rows, classes = self._read(X), self.classes
         n_rows = len(rows) if isinstance(rows, np.ndarray) else len(next(iter(rows.values())))
         nothing = {"predict": np.empty(0), "predict_proba": np.empty((0, len(classes)))}

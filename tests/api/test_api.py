@@ -24,9 +24,9 @@ from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from starlette.middleware import Middleware
 
-from de_jupyter_a_la_tierra.api.server import MAX_BODY, ModelService, build_app
+from de_jupyter_a_la_tierra.api.messages import DEFAULT_LIMITS
+from de_jupyter_a_la_tierra.api.server import ModelService, build_app
 from de_jupyter_a_la_tierra.catfood.cleaning import clean_foods
 from de_jupyter_a_la_tierra.catfood.columns import CATFOOD, LABEL_FIGURES
 from de_jupyter_a_la_tierra.catfood.model import train_model
@@ -148,7 +148,7 @@ def test_classes_with_a_name() -> None:
 
 def test_health_model_and_document(server: Server, model: Model) -> None:
     health = httpx.get(f"{server.address}/health").json()
-    assert health == {"status": "ok", "name": "catfood", "model": "catfood", "data_origin": "simulated"}
+    assert health == {"status": "ok", "name": "catfood", "model": "catfood", "data_origin": "simulated", "served_by": "onnx"}
     assert httpx.get(f"{server.address}/model").json() == model.info
     assert httpx.head(f"{server.address}/health").status_code == 200
 
@@ -248,7 +248,7 @@ def test_other_addresses_and_verbs(server: Server) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_too_much_at_once(server: Server, chunked: bool) -> None:
-    body = b" " * (MAX_BODY + 1)
+    body = b" " * (DEFAULT_LIMITS.max_body + 1)
     answer = httpx.post(f"{server.address}/predict_score", content=iter([body[:-1], b" "]) if chunked else body)
     assert answer.status_code == 413 and "Se admiten 10 MB" in answer.json()["detail"]
     assert server.ask(WHISKAS).json()["score"] == 3
@@ -277,7 +277,7 @@ def test_nothing_needs_taking_apart_to_put_something_in_front(model: Model) -> N
             else:
                 await self.app(scope, receive, send)
 
-    app = build_app(model, "v1", [Middleware(Key)])
+    app = Key(build_app(model, "v1"))
     assert ask(app, "POST", "/predict_score", json=WHISKAS).status_code == 401
     assert ask(app, "POST", "/predict_score", json=WHISKAS, headers={"x-key": "abracadabra"}).json()["score"] == 3
 
@@ -380,7 +380,7 @@ def test_the_latest_version_is_served(tierra: Callable, folder: Path, tmp_path: 
 
 WITHOUT_EXTRA = """
 import sys
-for name in ("starlette", "msgspec", "uvicorn"):
+for name in ("msgspec", "uvicorn"):
     sys.modules[name] = None  # como si no estuviera instalado
 from de_jupyter_a_la_tierra.cli.main import main
 main(["serve", "--model", sys.argv[1]])

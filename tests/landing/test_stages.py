@@ -84,7 +84,7 @@ def test_make_run_and_make_test_are_green(stage: int, project: Path, journey: st
 
 def test_only_its_extra_is_installed(stage: int, project: Path, journey: str) -> None:
     """Una etapa no necesita las bibliotecas de las siguientes."""
-    brought_by = {"kedro": 2, "starlette": 3, "pandera": 4, "mlflow": 5, "papermill": 6}
+    brought_by = {"kedro": 2, "msgspec": 3, "pandera": 4, "mlflow": 5, "papermill": 6}
     for module, first in brought_by.items():
         here = list(project.glob(f".venv/lib/python3*/site-packages/{module}"))
         assert bool(here) == (stage >= first), module
