@@ -1,6 +1,12 @@
 from .keys import Gatekeeper as Gatekeeper
+from .keys import add_key as add_key
+from .keys import is_loopback as is_loopback
 from .keys import open_gate as open_gate
+from .keys import read_keys as read_keys
+from .keys import revoke_key as revoke_key
 from .protocol import open_socket as open_socket
 from .protocol import run_server as run_server
 from .settings import ServeSettings as ServeSettings
 from .settings import load_settings as load_settings
+from .telemetry import Telemetry as Telemetry
+from .telemetry import open_telemetry as open_telemetry

@@ -126,8 +126,8 @@ class KeyRing:
     path: Path | None  # el fichero; `None` si no hay
     fixed: Mapping[str, bytes] = field(default_factory=dict)  # las del entorno: nombre → huella
     known: dict[str, bytes] = field(default_factory=dict)  # todas: nombre → huella
-    _mark: tuple[int, ...] | None = ()
-    _next: float = 0.0
+    _mark: tuple[int, ...] | None = ()  # cómo estaba el fichero la última vez
+    _next: float = 0.0  # a qué hora se vuelve a mirar
 
     def refresh(self) -> None:
         """Vuelve a leer el fichero, si ha cambiado."""
@@ -200,7 +200,7 @@ _CHALLENGE = ((b"www-authenticate", b'Bearer realm="tierra"'),)
 
 
 def find_key(
-    request: Request,
+    request: Request,  # la petición
 ) -> bytes:  # vacía si no trae
     """La clave que trae una petición."""
     scheme, _, key = request.headers.get(b"authorization", b"").partition(b" ")
@@ -216,7 +216,7 @@ class Gatekeeper:
 
     def admit(
         self,
-        request: Request,
+        request: Request,  # la petición
         public: bool,  # si se contesta también a quien no trae clave
     ) -> None:
         """Apunta en la petición de quién es su clave; `ApiError` si no vale o si va demasiado deprisa."""
@@ -241,7 +241,7 @@ class Origins:
 
     def allow(
         self,
-        request: Request,
+        request: Request,  # la petición
     ) -> Sequence[tuple[bytes, bytes]]:  # las cabeceras que lleva su respuesta, sea cual sea
         """Lo que se le dice al navegador que pregunta desde otra página."""
         origin = request.headers.get(b"origin")
@@ -253,7 +253,7 @@ class Origins:
 
     def answer(
         self,
-        request: Request,
+        request: Request,  # la petición
     ) -> Reply | None:  # `None` si no es una consulta previa
         """Contesta a la consulta que hace un navegador antes de preguntar."""
         if request.method != "OPTIONS" or b"access-control-request-method" not in request.headers:
@@ -275,7 +275,7 @@ def is_loopback(
 
 
 def open_gate(
-    settings: ServeSettings,
+    settings: ServeSettings,  # los de la API
     root: Path,  # la carpeta del proyecto, de la que cuelga el fichero de las claves
     environ: Mapping[str, str],  # las variables de entorno
 ) -> Gatekeeper:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PREFIX', 'SECRET', 'ServeSettings', 'name_option', 'name_variable', 'describe_limits', 'read_setting',
-           'trace_settings', 'load_settings', 'list_settings', 'write_value']
+           'trace_settings', 'load_settings', 'list_settings', 'write_value', 'write_settings']
 
 # %% ../../nbs/3_api/20_settings.ipynb #t003
 import re
@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 # %% ../../nbs/3_api/20_settings.ipynb #t004
-from ..api.messages import Limits
+from .. import api
 from ..errors import UsageError
 from ..spanish import format_number, suggest
 
@@ -58,9 +58,9 @@ class ServeSettings:
         return self.keep_alive
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> "api.Limits":
         """Hasta dónde se atiende una petición, como lo quiere la aplicación."""
-        return Limits(self.max_body, self.max_rows, self.max_active, self.max_seconds)
+        return api.Limits(self.max_body, self.max_rows, self.max_active, self.max_seconds)
 
 # %% ../../nbs/3_api/20_settings.ipynb #t021
 PREFIX = "TIERRA_API_"  # por lo que empiezan las variables de entorno
@@ -213,3 +213,14 @@ def write_value(
     if isinstance(value, tuple):
         return ",".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+# %% ../../nbs/3_api/20_settings.ipynb #t054
+def write_settings(
+    found: Mapping[str, tuple[Any, str]],  # lo que devuelve `trace_settings`
+) -> str:  # una línea por ajuste
+    """La tabla de los ajustes con lo que valen, para una terminal."""
+    rows = [(name, write_value(value) or "—", source) for name, (value, source) in found.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    cells = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    about = [f"{_ALL[row[0]].metadata['meaning']} ({describe_limits(_ALL[row[0]])})" for row in rows]
+    return "\n".join(f"{cell}  {text}" for cell, text in zip(cells, about, strict=True))
