@@ -42,11 +42,12 @@ def add_up(
     """Lo que suma una entrada, fila a fila."""
     if "levels" in term:
         nothing = [0.0] * len(next(iter(term["levels"].values()), [0.0]))
-        return np.array([term["levels"].get(text, nothing) for text in values], dtype=np.float64).reshape(len(values), len(nothing))
+        sums: np.ndarray = np.array([term["levels"].get(text, nothing) for text in values], dtype=np.float64).reshape(len(values), len(nothing))
+        return sums
     numbers = values.astype(np.float64)
     filled = np.where(np.isnan(numbers), term["fill"], numbers) if "fill" in term else numbers
-    scaled: np.ndarray = (filled - term.get("mean", 0.0)) / term.get("scale", 1.0)
-    return scaled[:, None] * np.array(term["coef"])
+    scaled: np.ndarray = (filled - term.get("mean", 0.0))[:, None] / term.get("scale", 1.0) * np.array(term["coef"])
+    return scaled
 
 
 def add_columns(
@@ -138,7 +139,7 @@ def read_terms(
     if type(last).__name__ not in _ESTIMATORS or np.ndim(last.coef_) > 2:
         return None
     weights, by_name = np.atleast_2d(last.coef_).astype(np.float64), {each.name: each for each in inputs}
-    intercept, terms = np.zeros(len(weights)) + last.intercept_, []
+    intercept, terms = np.zeros(len(weights)) + last.intercept_, list[Term]()
     try:
         for group, names, where in _list_blocks(steps, list(by_name), weights.shape[1]):
             block = _read_block(group, [by_name[name] for name in names], weights[:, where])
