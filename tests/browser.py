@@ -34,6 +34,10 @@ class Page:
                 assert "error" not in message, message["error"]
                 return message["result"]
 
+    def close(self) -> None:
+        """Deja la pestaña."""
+        self._socket.close()
+
     def _receive(self) -> dict[str, Any]:
         """El siguiente mensaje; si es un suceso, se apunta."""
         message = json.loads(self._socket.recv())
@@ -60,7 +64,7 @@ class Page:
 
     def resize(self, size: tuple[int, int], dark: bool = False) -> None:
         """Cambia el tamaño de la ventana, y si es de noche."""
-        self.send("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=size == PHONE)
+        self.send("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=size[0] < 500)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme, {"name": "prefers-reduced-motion", "value": "reduce"}])
 
@@ -84,8 +88,12 @@ def browsing(folder: Path) -> Iterator[Page]:
         line = next(line for line in process.stderr if "listening on ws://" in line)
         port = line.partition("ws://")[2].partition("/")[0]
         with urllib.request.urlopen(f"http://{port}/json/list") as reply:
-            page = next(each for each in json.load(reply) if each["type"] == "page")
-        yield Page(page["webSocketDebuggerUrl"])
+            found = next(each for each in json.load(reply) if each["type"] == "page")
+        page = Page(found["webSocketDebuggerUrl"])
+        try:
+            yield page
+        finally:
+            page.close()
     finally:
         process.terminate()
         process.communicate(timeout=20)

@@ -55,9 +55,10 @@ fieldset { border: 0; margin: 0; padding: 0; min-width: 0 } legend { padding: 0;
 .field { display: grid; grid-template-rows: subgrid; grid-row: span 4; gap: 0; align-content: end } .field.long { grid-column: 1 / -1 }
 .field label { display: block; font-weight: 600; line-height: 1.3; align-self: end }
 .hint { display: block; margin: .1rem 0 .35rem; color: var(--soft); font-size: .875rem; overflow-wrap: anywhere }
+.field, .box { min-width: 0 }
 .box { display: flex; align-items: center; gap: .5rem } .box span { color: var(--soft); white-space: nowrap }
 input, select, textarea, button { font: inherit; color: inherit; border-radius: .45rem }
-input, select, textarea { width: 100%; min-height: 2.6rem; padding: .4rem .65rem; border: 1px solid var(--field); background: var(--card) }
+input, select, textarea { width: 100%; min-width: 0; min-height: 2.6rem; padding: .4rem .65rem; border: 1px solid var(--field); background: var(--card) }
 input[type=checkbox] { width: 1.4rem; min-height: 1.4rem; margin: .4rem 0; accent-color: var(--accent) }
 .field.check .box label { font-weight: 400 }
 button { min-height: 2.6rem; padding: .4rem 1.1rem; border: 1px solid var(--field); background: var(--card); cursor: pointer }
