@@ -1,7 +1,6 @@
 """La página, abierta en un Chromium de verdad: lo que contesta, lo que se ve y a quién estorba."""
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pandas as pd
 import pytest
 from browser import CHROMIUM, DESKTOP, PHONE, Page, browsing
 from mixed import NAMES, simulate_voyages
