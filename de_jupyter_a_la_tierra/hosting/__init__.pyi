@@ -1,6 +1,10 @@
+from .drift import Thresholds as Thresholds
+from .drift import compare_served as compare_served
 from .protocol import open_socket as open_socket
 from .protocol import run_server as run_server
 from .recording import Recorder as Recorder
 from .recording import build_recorder as build_recorder
+from .report import build_report_page as build_report_page
+from .report import tell_report as tell_report
 from .settings import ServeSettings as ServeSettings
 from .settings import load_settings as load_settings

@@ -105,7 +105,8 @@ def build_columns(
     columns |= {"model": [service.version] * n_rows, "sha256": [info["sha256"]] * n_rows, "probability": [None] * n_rows}
     columns["score"] = [score for each in seen for score in each.prediction.scores]
     if info["task"] == "classification":
-        columns["probability"] = [value for each in seen for value in each.prediction.confidences]
+        best = np.concatenate([each.prediction.probabilities for each in seen]).max(axis=1)
+        columns["probability"] = best.astype(float).round(4).tolist()
     rows = zip(*(row for each in seen for row in each.rows), strict=True)
     columns |= {ROW + column["name"]: cells for column, cells in zip(info["features"], rows, strict=True)}
     return {name: _clean(columns[name], kind) for name, kind in kinds.items()}
@@ -210,7 +211,10 @@ def open_folder(
 ) -> None:
     """Crea la carpeta, si no está, de modo que solo la abran su dueño y su grupo; `WorkError` si no se puede."""
     with explain_os_errors("guardar lo servido", folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, "") from error
 
 
 def save_card(
