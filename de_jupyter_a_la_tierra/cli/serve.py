@@ -6,6 +6,7 @@
 __all__ = ['list_versions', 'find_model', 'serve']
 
 # %% ../../nbs/3_api/50_cli_serve.ipynb #c003
+import os
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -69,18 +70,21 @@ def serve(model: str | None, host: str, port: int) -> None:
     """
     from de_jupyter_a_la_tierra.api.page import build_curl
     from de_jupyter_a_la_tierra.api.fields import describe_data
-    from de_jupyter_a_la_tierra.api.server import build_app
-    from de_jupyter_a_la_tierra.hosting.protocol import open_socket, run_server
-    from de_jupyter_a_la_tierra.models.artifact import load_model
+    from de_jupyter_a_la_tierra.hosting.settings import load_settings
+    from de_jupyter_a_la_tierra.hosting.workers import Assignment, open_socket, serve_forever
+    from de_jupyter_a_la_tierra.models.artifact import parse_info
 
     folder, version = find_model(model)
-    opened = load_model(folder)
-    label = version or opened.info["name"]
+    info = parse_info((folder / "model.json").read_bytes())
+    settings = load_settings({}, os.environ, {"host": host, "port": port})
     with open_socket(host, port) as listener:
         where = f"[{host}]" if ":" in host else host
         address = f"http://{where}:{listener.getsockname()[1]}"
-        click.echo(f"Modelo «{opened.info['name']}»{f', versión {version}' if version else ''}. {describe_data(opened.info)}")
-        click.echo(f"API en {address}, explicada en {address}/docs. Ctrl-C para terminar. Para probarla:\n")
-        click.echo(f"  {build_curl(opened.info, address)}\n")
-        run_server(build_app(opened, label), listener)
+
+        def announce() -> None:
+            click.echo(f"Modelo «{info['name']}»{f', versión {version}' if version else ''}. {describe_data(info)}")
+            click.echo(f"API en {address}, explicada en {address}/docs. Ctrl-C para terminar. Para probarla:\n")
+            click.echo(f"  {build_curl(info, address)}\n")
+
+        serve_forever(Assignment(settings, str(folder), version or info["name"]), listener, announce)
     click.echo("Servidor parado.")
