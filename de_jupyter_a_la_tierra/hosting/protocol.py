@@ -254,7 +254,7 @@ class _Listener(_Reader):
             super().on_message_complete()
             self.reading, self.deadline = IDLE, math.inf if self.queue else self.loop.time() + self.settings.idle
 
-    def is_last(self, cycle: Cycle) -> bool:
+    def is_last(self, cycle: _Cycle) -> bool:
         """Si tras esta respuesta se cuelga."""
         leaving = self.hall.leaving or self.half_closed
         return cycle.more_body or (leaving and cycle is self.cycle and self.reading == IDLE)
