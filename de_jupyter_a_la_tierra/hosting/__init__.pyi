@@ -1,2 +1,16 @@
+from .keys import Gatekeeper as Gatekeeper
+from .keys import add_key as add_key
+from .keys import is_loopback as is_loopback
+from .keys import open_gate as open_gate
+from .keys import read_keys as read_keys
+from .keys import revoke_key as revoke_key
 from .protocol import open_socket as open_socket
 from .protocol import run_server as run_server
+from .resolver import ModelWatcher as ModelWatcher
+from .resolver import find_model as find_model
+from .settings import ServeSettings as ServeSettings
+from .settings import load_settings as load_settings
+from .shelf import WatchingShelf as WatchingShelf
+from .shelf import build_shelf_routes as build_shelf_routes
+from .telemetry import Telemetry as Telemetry
+from .telemetry import open_telemetry as open_telemetry
