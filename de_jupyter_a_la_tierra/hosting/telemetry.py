@@ -19,17 +19,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/3_api/22_telemetry.ipynb #m004
 import msgspec
 
 # %% ../../nbs/3_api/22_telemetry.ipynb #m005
 from ..api.messages import Reply, Request, Route
-from ..api.server import Routes, Served, Witness
 from ..files import scratch_folder
 from .settings import ServeSettings
 from ..spanish import format_number
+
+if TYPE_CHECKING:
+    from de_jupyter_a_la_tierra.api.server import Routes, Served, Witness
 
 # %% ../../nbs/3_api/22_telemetry.ipynb #m011
 _ATOMIC = 4096  # bytes que una tubería no mezcla con los de otro proceso (PIPE_BUF)
@@ -136,7 +138,7 @@ def describe_request(
     request: Request,  # la petición
     reply: Reply,  # lo que se contestó
     seconds: float,  # lo que se tardó
-    served: Served | None,  # el modelo que había en el mostrador
+    served: "Served | None",  # el modelo que había en el mostrador
 ) -> AccessLine:
     """La línea de una petición."""
     return AccessLine(
@@ -171,7 +173,7 @@ class AccessLog:
         request: Request,  # la petición
         reply: Reply,  # lo que se contestó
         seconds: float,  # lo que se tardó
-        served: Served | None,  # el modelo que había en el mostrador
+        served: "Served | None",  # el modelo que había en el mostrador
     ) -> None:
         """Se entera de una respuesta."""
         if reply.status >= 400 or request.path not in _QUIET:
@@ -243,7 +245,7 @@ class Metrics:
         request: Request,  # la petición
         reply: Reply,  # lo que se contestó
         seconds: float,  # lo que se tardó
-        served: Served | None,  # el modelo que había en el mostrador
+        served: "Served | None",  # el modelo que había en el mostrador
     ) -> None:
         """Se entera de una respuesta."""
         if served is not self._served:
@@ -255,7 +257,7 @@ class Metrics:
         if served and request.prediction is not None:
             self._rows.inc(len(request.rows))
 
-    def _open(self, key: tuple[str, str, int], served: Served | None) -> tuple[Any, Any]:
+    def _open(self, key: tuple[str, str, int], served: "Served | None") -> tuple[Any, Any]:
         """Los contadores de una dirección, un verbo y un código; las direcciones que no existen comparten uno."""
         path, method, status = key
         known = path in _QUIET or served is not None and path in served.routes
@@ -265,7 +267,7 @@ class Metrics:
             self._known[key] = found
         return found
 
-    def _show(self, served: Served | None) -> None:
+    def _show(self, served: "Served | None") -> None:
         """Apunta qué modelo se sirve ahora, y que el de antes ya no."""
         for one, number in ((self._served, 0), (served, 1)):
             if one:
@@ -293,7 +295,7 @@ def write_metrics(
 def list_metrics_routes(
     metrics: Metrics,  # las de este proceso
     refresh: Callable[[], None] = lambda: None,  # a qué se llama antes de contar
-) -> Routes:
+) -> "Routes":
     """La dirección de las métricas."""
     def answer(request: Request) -> Reply:
         refresh()
@@ -337,7 +339,7 @@ class Telemetry:
         logging.getLogger("tierra").setLevel(logging.INFO)
 
     @property
-    def witnesses(self) -> list[Witness]:
+    def witnesses(self) -> "list[Witness]":
         """Quienes han de ver pasar cada respuesta."""
         access = AccessLog(self.log, _encode if self.style == "json" else write_for_people) if self.log else None
         return [witness for witness in (self.metrics, access) if witness]
@@ -345,7 +347,7 @@ class Telemetry:
     def list_routes(
         self,
         count_active: Callable[[], int] = lambda: 0,  # cuántas peticiones hay a medias
-    ) -> Routes:
+    ) -> "Routes":
         """Las direcciones que no dependen del modelo."""
         def refresh() -> None:
             if self.metrics:
