@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 # %% ../../nbs/3_api/12_server.ipynb #c003b
@@ -23,10 +24,11 @@ import msgspec
 import numpy as np
 
 # %% ../../nbs/3_api/12_server.ipynb #c004
+from .explanation import Explainer, Explanation
 from .fields import describe_engine
 from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem
 from .openapi import build_openapi
-from .page import build_page
+from .page import CSP, build_page, list_examples
 from .payload import PayloadReader, build_answer_type
 from ..errors import TierraError
 from ..models.artifact import Model
@@ -47,6 +49,12 @@ class Prediction:
         rounded: list[float] = best.round(4).tolist()
         return rounded
 
+    @property
+    def shares(self) -> list[list[float]]:  # (n, c) de 0 a 1, con cuatro decimales
+        """La probabilidad de cada clase."""
+        rounded: list[list[float]] = np.asarray(self.probabilities, dtype="float64").round(4).tolist()
+        return rounded
+
 # %% ../../nbs/3_api/12_server.ipynb #c009
 class ModelService:
     """Un modelo que contesta peticiones: JSON entra, JSON sale."""
@@ -56,13 +64,25 @@ class ModelService:
         model: Model,  # el modelo, ya abierto
         version: str,  # qué modelo es: su versión o su nombre
         limits: Limits = DEFAULT_LIMITS,  # hasta dónde se atiende
+        known: Mapping[str, Mapping[str, Any]] | None = None,  # filas de ejemplo del proyecto: cómo se llama cada una → la fila
     ):
-        self.model, self.version, self.limits = model, version, limits
+        self.model, self.version, self.limits, self.known = model, version, limits, known
         self.origin = model.info["data"].get("origin", "own")
         self.reader = PayloadReader(model.info)
         self._answer, self._encode = build_answer_type(model.info), msgspec.json.Encoder().encode
         self._knows_levels = "unseen" in self._answer.__struct_fields__
+        self._labels = [str(label) for label in model.info["classes"]]
         self._methods = ("predict",) if model.info["task"] == "regression" else ("predict", "predict_proba")
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Quien explica sus respuestas."""
+        return Explainer(self.model)
+
+    @cached_property
+    def examples(self) -> dict[str, dict[str, Any]]:  # cómo se llama → la fila
+        """Filas que dan ganas de probarlo."""
+        return list_examples(self.model, self.known)
 
     def answer(
         self,
@@ -89,6 +109,8 @@ class ModelService:
         self,
         prediction: Prediction,
         single: bool = False,  # si era una fila suelta, y no una lista
+        probabilities: bool = False,  # si van las de todas las clases
+        explanations: Sequence[Explanation] = (),  # una por fila, si van
     ) -> bytes:
         """Escribe una predicción en JSON: un objeto por fila o, si era una sola, ese objeto."""
         columns: list[list[Any]] = [prediction.scores]
@@ -97,13 +119,14 @@ class ModelService:
         answers: list[Any] = [self._answer(*values, self.origin, self.version) for values in zip(*columns, strict=True)]
         for position, names in prediction.unseen.items():
             answers[position].unseen = names
+        if probabilities and prediction.probabilities is not None:
+            for answer, shares in zip(answers, prediction.shares, strict=True):
+                answer.probabilities = dict(zip(self._labels, shares, strict=True))
+        for answer, explanation in zip(answers, explanations, strict=False):
+            answer.explanation = explanation
         return self._encode(answers[0] if single else answers)
 
 # %% ../../nbs/3_api/12_server.ipynb #srv3
-_CSP = (
-    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; "
-    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 Routes = Mapping[str, Mapping[str, Route]]  # dirección → verbo → quién contesta
 
 
@@ -119,7 +142,10 @@ def build_routes(
     def score(request: Request) -> Reply:
         request.rows, single = service.reader.read(request.body)
         request.prediction = service.predict(request.rows)
-        return Reply(service.write(request.prediction, single))
+        if not request.query:
+            return Reply(service.write(request.prediction, single))
+        reasons = service.explainer.explain(request.rows, request.prediction.scores) if b"explain=true" in request.query else ()
+        return Reply(service.write(request.prediction, single, b"probabilities=true" in request.query, reasons))
 
     def document(content: Any, public: bool = True) -> dict[str, Route]:
         reply = Reply(json.dumps(content, ensure_ascii=False).encode())
@@ -127,7 +153,8 @@ def build_routes(
 
     def page(request: Request) -> Reply:
         address = "http://" + request.headers.get(b"host", b"127.0.0.1").decode("latin-1")
-        return Reply(build_page(info, service.version, address).encode(), media=b"text/html; charset=utf-8", headers=[(b"content-security-policy", _CSP)])
+        content = build_page(info, service.version, address, service.examples).encode()
+        return Reply(content, media=b"text/html; charset=utf-8", headers=[(b"content-security-policy", CSP.encode())])
 
     explained = {"GET": Route(page, public=True)}
     return {

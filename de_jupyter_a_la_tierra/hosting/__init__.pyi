@@ -1,3 +1,5 @@
+from .drift import Thresholds as Thresholds
+from .drift import compare_served as compare_served
 from .keys import Gatekeeper as Gatekeeper
 from .keys import add_key as add_key
 from .keys import is_loopback as is_loopback
@@ -6,6 +8,10 @@ from .keys import read_keys as read_keys
 from .keys import revoke_key as revoke_key
 from .protocol import open_socket as open_socket
 from .protocol import run_server as run_server
+from .recording import Recorder as Recorder
+from .recording import build_recorder as build_recorder
+from .report import build_report_page as build_report_page
+from .report import tell_report as tell_report
 from .resolver import ModelWatcher as ModelWatcher
 from .resolver import find_model as find_model
 from .settings import ServeSettings as ServeSettings

@@ -51,6 +51,7 @@ class ServeSettings:
     metrics: bool = _setting(True, "Cuenta las peticiones y lo enseña en /metrics")  # sí o no
     record: float = _setting(0.0, "Qué parte de lo servido se guarda, de 0 (nada) a 1 (todo)", 0, 1)  # proporción
     record_folder: str = _setting("data/07_model_output/served", "Dónde se guarda lo servido", kind="RUTA")  # ruta
+    record_megabytes: int = _setting(1000, "Lo que puede ocupar lo guardado, en MB; lo más viejo se borra", 1, 1_000_000)  # MB
 
     @property
     def idle(self) -> float:
