@@ -17,6 +17,8 @@ from .resolver import find_model as find_model
 from .resolver import read_pointer as read_pointer
 from .settings import ServeSettings as ServeSettings
 from .settings import load_settings as load_settings
+from .shadow import Shadow as Shadow
+from .shadow import open_shadow as open_shadow
 from .shelf import WatchingShelf as WatchingShelf
 from .shelf import build_shelf_routes as build_shelf_routes
 from .telemetry import Telemetry as Telemetry

@@ -95,6 +95,7 @@ def assemble(
     from de_jupyter_a_la_tierra.api.server import Api
     from de_jupyter_a_la_tierra.hosting.keys import Origins, open_gate
     from de_jupyter_a_la_tierra.hosting.recording import build_recorder
+    from de_jupyter_a_la_tierra.hosting.shadow import open_shadow
     from de_jupyter_a_la_tierra.hosting.shelf import WatchingShelf, build_shelf_routes
     from de_jupyter_a_la_tierra.hosting.telemetry import open_telemetry
 
@@ -104,14 +105,19 @@ def assemble(
     shelf.start()
     closing.callback(shelf.stop)
     telemetry, recorder = open_telemetry(settings), build_recorder(settings)
+    closing.callback(telemetry.close)
+    witnesses = telemetry.witnesses
     crossing = Origins(frozenset(origin.encode() for origin in settings.cors)) if settings.cors else None
     gate = open_gate(settings, Path(assignment.root), os.environ)
-    app = Api(shelf, settings.limits, gate, telemetry.witnesses, crossing=crossing)
-    app.routes = {**build_shelf_routes(shelf), **telemetry.list_routes(lambda: app.active)}
-    closing.callback(telemetry.close)
+    if settings.shadow:
+        registry = telemetry.metrics.registry if telemetry.metrics else None
+        witnesses.append(open_shadow(shelf.path.with_name("shadow.json"), closing, registry, settings.limits))
     if recorder:
-        app.witnesses, app.routes = [*app.witnesses, recorder], {**app.routes, **recorder.routes(shelf)}
+        witnesses.append(recorder)
         closing.callback(recorder.close)
+    app = Api(shelf, settings.limits, gate, witnesses, crossing=crossing)
+    more = recorder.routes(shelf) if recorder else {}
+    app.routes = {**build_shelf_routes(shelf), **telemetry.list_routes(lambda: app.active), **more}
     return app
 
 # %% ../../nbs/3_api/24_workers.ipynb #w034
