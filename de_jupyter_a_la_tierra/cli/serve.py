@@ -116,7 +116,11 @@ def build_api(
     telemetry = hosting.open_telemetry(settings)
     closing.callback(telemetry.close)
     crossing = Origins(frozenset(origin.encode() for origin in settings.cors)) if settings.cors else None
-    app = Api(shelf, settings.limits, gate, telemetry.witnesses, crossing=crossing)
+    witnesses = telemetry.witnesses
+    if settings.shadow:
+        registry = telemetry.metrics.registry if telemetry.metrics else None
+        witnesses.append(hosting.open_shadow(shelf.path.with_name("shadow.json"), closing, registry, settings.limits))
+    app = Api(shelf, settings.limits, gate, witnesses, crossing=crossing)
     app.routes = {**hosting.build_shelf_routes(shelf), **telemetry.list_routes(lambda: app.active)}
     return app
 

@@ -16,6 +16,8 @@ from .resolver import ModelWatcher as ModelWatcher
 from .resolver import find_model as find_model
 from .settings import ServeSettings as ServeSettings
 from .settings import load_settings as load_settings
+from .shadow import Shadow as Shadow
+from .shadow import open_shadow as open_shadow
 from .shelf import WatchingShelf as WatchingShelf
 from .shelf import build_shelf_routes as build_shelf_routes
 from .telemetry import Telemetry as Telemetry
