@@ -21,11 +21,13 @@ import msgspec
 import numpy as np
 
 # %% ../../nbs/3_api/12_server.ipynb #c004
-from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem
+from .formats import answer, build_table_routes
+from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem, open_body
 from .openapi import build_openapi
 from .page import build_page
 from .payload import PayloadReader, build_answer_type
 from ..errors import TierraError
+from ..spanish import format_number
 from ..models.artifact import Model
 
 # %% ../../nbs/3_api/12_server.ipynb #srv1
@@ -56,7 +58,7 @@ class ModelService:
     ):
         self.model, self.version, self.limits = model, version, limits
         self.origin = model.info["data"].get("origin", "own")
-        self.reader = PayloadReader(model.info)
+        self.reader = PayloadReader(model.info, limits.max_rows)
         self._answer, self._encode = build_answer_type(model.info), msgspec.json.Encoder().encode
         self._knows_levels = "unseen" in self._answer.__struct_fields__
         self._methods = ("predict",) if model.info["task"] == "regression" else ("predict", "predict_proba")
@@ -86,6 +88,7 @@ class ModelService:
         self,
         prediction: Prediction,
         single: bool = False,  # si era una fila suelta, y no una lista
+        probabilities: bool = False,  # si va la de cada clase
     ) -> bytes:
         """Escribe una predicción en JSON: un objeto por fila o, si era una sola, ese objeto."""
         columns: list[list[Any]] = [prediction.scores]
@@ -94,6 +97,10 @@ class ModelService:
         answers: list[Any] = [self._answer(*values, self.origin, self.version) for values in zip(*columns, strict=True)]
         for position, names in prediction.unseen.items():
             answers[position].unseen = names
+        if probabilities and prediction.probabilities is not None:
+            names = [str(label) for label in self.model.info["classes"]]
+            for reply, shares in zip(answers, prediction.probabilities.astype("float64").round(4).tolist(), strict=True):
+                reply.probabilities = dict(zip(names, shares, strict=True))
         return self._encode(answers[0] if single else answers)
 
 # %% ../../nbs/3_api/12_server.ipynb #srv3
@@ -112,9 +119,8 @@ def build_routes(
     health = {"status": "ok", "name": info["name"], "model": service.version, "data_origin": service.origin, "served_by": info["served_by"]}
 
     def score(request: Request) -> Reply:
-        request.rows, single = service.reader.read(request.body)
-        request.prediction = service.predict(request.rows)
-        return Reply(service.write(request.prediction, single))
+        rows, single = service.reader.read(open_body(request, service.limits.max_body))
+        return answer(request, service, rows, single)
 
     def document(content: Any) -> dict[str, Route]:
         reply = Reply(json.dumps(content, ensure_ascii=False).encode())
@@ -129,7 +135,7 @@ def build_routes(
         "/predict_score": {"POST": Route(score, quick=info["served_by"] == "onnx")},
         "/health": document(health), "/model": document(info), "/openapi.json": document(build_openapi(info, service.version)),
         "/": explained, "/docs": explained,
-    }
+    } | build_table_routes(service)
 
 # %% ../../nbs/3_api/12_server.ipynb #srv6
 @dataclass(frozen=True)
@@ -232,7 +238,7 @@ async def run_apart(
     try:
         return await asyncio.wait_for(asyncio.to_thread(route.handler, request), seconds)
     except TimeoutError as error:
-        reason = f"La respuesta ha tardado más de {seconds:g} segundos: manda menos filas, o vuelve a intentarlo luego."
+        reason = f"La respuesta ha tardado más de {format_number(seconds)} segundos: manda menos filas, o vuelve a intentarlo luego."
         raise ApiError(503, reason, headers=[(b"retry-after", b"1")]) from error
 
 # %% ../../nbs/3_api/12_server.ipynb #srv16
@@ -291,7 +297,7 @@ class Api:
             self.gate.admit(request, route.public)
         if request.method == "POST":
             request.body = await read_body(receive, request.headers.get(b"content-length", b""), self.limits.max_body)
-        if route.quick and len(request.body) <= SMALL_BODY:
+        if route.quick and len(request.body) <= SMALL_BODY and b"content-encoding" not in request.headers:
             return route.handler(request)
         return await run_apart(route, request, self.limits.max_seconds)
 
