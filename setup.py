@@ -92,6 +92,8 @@ setup(
             f"run = {package}.cli.pipelines:run [kedro]",
             f"predict = {package}.cli.predict:predict [kedro]",
             f"serve = {package}.cli.serve:serve [api]",
+            f"keys = {package}.cli.serve:keys [api]",
+            f"monitor = {package}.cli.monitor:monitor [api]",
             f"models = {package}.cli.models:models [mlflow]",
             f"sweep = {package}.cli.models:sweep [mlflow]",
             f"jobs = {package}.cli.jobs:jobs [trabajos]",

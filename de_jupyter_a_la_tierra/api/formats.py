@@ -409,11 +409,15 @@ def answer(
 ) -> Reply:
     """Predice unas filas y lo escribe como se pide."""
     kind = read_choice(request, "format", ("json", "csv"), "csv" if b"text/csv" in request.headers.get(b"accept", b"") else "json")
-    probabilities, decimal = read_flag(request, "probabilities"), read_choice(request, "decimal", (".", ","), ".")
+    probabilities, explain = read_flag(request, "probabilities"), read_flag(request, "explain")
+    if kind == "csv" and explain:
+        raise ApiError(400, "La explicación no cabe en una hoja: pídela en JSON, sin ?format=csv.")
     request.rows, request.prediction = rows, service.predict(rows)
     if kind == "csv":
+        decimal = read_choice(request, "decimal", (".", ","), ".")
         return Reply(write_csv(request.prediction, service, probabilities, decimal), media=b"text/csv; charset=utf-8")
-    return Reply(service.write(request.prediction, single, probabilities))
+    reasons = service.explainer.explain(rows, request.prediction.scores) if explain else ()
+    return Reply(service.write(request.prediction, single, probabilities, reasons))
 
 # %% ../../nbs/3_api/13_formats.ipynb #m061
 _LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")

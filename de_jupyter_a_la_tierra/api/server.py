@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['Routes', 'SMALL_BODY', 'Prediction', 'ModelService', 'build_routes', 'Served', 'Shelf', 'FixedShelf', 'serve_model',
-           'Gate', 'Witness', 'ClientLeft', 'read_body', 'find_route', 'run_apart', 'Api', 'build_app']
+           'Gate', 'Crossing', 'Witness', 'ClientLeft', 'read_body', 'find_route', 'run_apart', 'read_trace', 'Api',
+           'build_app']
 
 # %% ../../nbs/3_api/12_server.ipynb #c003
 import asyncio
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 # %% ../../nbs/3_api/12_server.ipynb #c003b
@@ -21,14 +24,16 @@ import msgspec
 import numpy as np
 
 # %% ../../nbs/3_api/12_server.ipynb #c004
+from .explanation import Explainer, Explanation
+from .fields import describe_engine
 from .formats import answer, build_table_routes
 from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem, open_body
 from .openapi import build_openapi
-from .page import build_page
+from .page import CSP, build_page, list_examples
 from .payload import PayloadReader, build_answer_type
 from ..errors import TierraError
-from ..spanish import format_number
 from ..models.artifact import Model
+from ..spanish import format_number
 
 # %% ../../nbs/3_api/12_server.ipynb #srv1
 @dataclass(frozen=True)
@@ -46,6 +51,12 @@ class Prediction:
         rounded: list[float] = best.round(4).tolist()
         return rounded
 
+    @property
+    def shares(self) -> list[list[float]]:  # (n, c) de 0 a 1, con cuatro decimales
+        """La probabilidad de cada clase."""
+        rounded: list[list[float]] = np.asarray(self.probabilities, dtype="float64").round(4).tolist()
+        return rounded
+
 # %% ../../nbs/3_api/12_server.ipynb #c009
 class ModelService:
     """Un modelo que contesta peticiones: JSON entra, JSON sale."""
@@ -55,13 +66,25 @@ class ModelService:
         model: Model,  # el modelo, ya abierto
         version: str,  # qué modelo es: su versión o su nombre
         limits: Limits = DEFAULT_LIMITS,  # hasta dónde se atiende
+        known: Mapping[str, Mapping[str, Any]] | None = None,  # filas de ejemplo del proyecto: cómo se llama cada una → la fila
     ):
-        self.model, self.version, self.limits = model, version, limits
+        self.model, self.version, self.limits, self.known = model, version, limits, known
         self.origin = model.info["data"].get("origin", "own")
         self.reader = PayloadReader(model.info, limits.max_rows)
         self._answer, self._encode = build_answer_type(model.info), msgspec.json.Encoder().encode
         self._knows_levels = "unseen" in self._answer.__struct_fields__
+        self._labels = [str(label) for label in model.info["classes"]]
         self._methods = ("predict",) if model.info["task"] == "regression" else ("predict", "predict_proba")
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Quien explica sus respuestas."""
+        return Explainer(self.model)
+
+    @cached_property
+    def examples(self) -> dict[str, dict[str, Any]]:  # cómo se llama → la fila
+        """Filas que dan ganas de probarlo."""
+        return list_examples(self.model, self.known)
 
     def answer(
         self,
@@ -88,7 +111,8 @@ class ModelService:
         self,
         prediction: Prediction,
         single: bool = False,  # si era una fila suelta, y no una lista
-        probabilities: bool = False,  # si va la de cada clase
+        probabilities: bool = False,  # si van las de todas las clases
+        explanations: Sequence[Explanation] = (),  # una por fila, si van
     ) -> bytes:
         """Escribe una predicción en JSON: un objeto por fila o, si era una sola, ese objeto."""
         columns: list[list[Any]] = [prediction.scores]
@@ -98,16 +122,13 @@ class ModelService:
         for position, names in prediction.unseen.items():
             answers[position].unseen = names
         if probabilities and prediction.probabilities is not None:
-            names = [str(label) for label in self.model.info["classes"]]
-            for reply, shares in zip(answers, prediction.probabilities.astype("float64").round(4).tolist(), strict=True):
-                reply.probabilities = dict(zip(names, shares, strict=True))
+            for answer, shares in zip(answers, prediction.shares, strict=True):
+                answer.probabilities = dict(zip(self._labels, shares, strict=True))
+        for answer, explanation in zip(answers, explanations, strict=False):
+            answer.explanation = explanation
         return self._encode(answers[0] if single else answers)
 
 # %% ../../nbs/3_api/12_server.ipynb #srv3
-_CSP = (
-    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; "
-    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 Routes = Mapping[str, Mapping[str, Route]]  # dirección → verbo → quién contesta
 
 
@@ -117,23 +138,26 @@ def build_routes(
     """Las direcciones de un modelo."""
     info = service.model.info
     health = {"status": "ok", "name": info["name"], "model": service.version, "data_origin": service.origin, "served_by": info["served_by"]}
+    if notice := describe_engine(info):
+        health["notice"] = notice
 
     def score(request: Request) -> Reply:
         rows, single = service.reader.read(open_body(request, service.limits.max_body))
         return answer(request, service, rows, single)
 
-    def document(content: Any) -> dict[str, Route]:
+    def document(content: Any, public: bool = True) -> dict[str, Route]:
         reply = Reply(json.dumps(content, ensure_ascii=False).encode())
-        return {"GET": Route(lambda request: reply, quick=True, public=True)}
+        return {"GET": Route(lambda request: reply, quick=True, public=public)}
 
     def page(request: Request) -> Reply:
         address = "http://" + request.headers.get(b"host", b"127.0.0.1").decode("latin-1")
-        return Reply(build_page(info, service.version, address).encode(), media=b"text/html; charset=utf-8", headers=[(b"content-security-policy", _CSP)])
+        content = build_page(info, service.version, address, service.examples).encode()
+        return Reply(content, media=b"text/html; charset=utf-8", headers=[(b"content-security-policy", CSP.encode())])
 
     explained = {"GET": Route(page, public=True)}
     return {
         "/predict_score": {"POST": Route(score, quick=info["served_by"] == "onnx")},
-        "/health": document(health), "/model": document(info), "/openapi.json": document(build_openapi(info, service.version)),
+        "/health": document(health), "/model": document(info, public=False), "/openapi.json": document(build_openapi(info, service.version)),
         "/": explained, "/docs": explained,
     } | build_table_routes(service)
 
@@ -171,6 +195,16 @@ class Gate(Protocol):
 
     def admit(self, request: Request, public: bool) -> None:
         """Apunta en la petición de quién es su clave; `ApiError` si no vale o si va demasiado deprisa."""
+
+
+class Crossing(Protocol):
+    """Qué páginas de otros sitios pueden preguntar desde un navegador."""
+
+    def allow(self, request: Request) -> Sequence[tuple[bytes, bytes]]:
+        """Las cabeceras que lleva la respuesta, sea cual sea."""
+
+    def answer(self, request: Request) -> Reply | None:
+        """Contesta a la consulta previa de un navegador; `None` si no lo es."""
 
 
 class Witness(Protocol):
@@ -242,6 +276,17 @@ async def run_apart(
         raise ApiError(503, reason, headers=[(b"retry-after", b"1")]) from error
 
 # %% ../../nbs/3_api/12_server.ipynb #srv16
+_TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def read_trace(
+    header: bytes,  # la cabecera `traceparent`; vacía si no vino
+) -> str:  # 32 cifras hexadecimales; vacío si no vino o no se entiende
+    """El nombre de la traza a la que pertenece una petición."""
+    found = _TRACE.fullmatch(header) if header else None
+    return found[1].decode() if found and found[1].strip(b"0") else ""
+
+
 def _build_request(scope: Any) -> Request:
     """Una petición, de como la da ASGI a como se usa aquí, con su nombre: el que traiga o uno nuevo."""
     headers = dict(scope["headers"])
@@ -249,6 +294,7 @@ def _build_request(scope: Any) -> Request:
     return Request(
         scope["method"], scope["path"], headers, query=scope["query_string"], client=(scope["client"] or ("",))[0],
         id=name if name and name.isascii() and name.isprintable() else os.urandom(8).hex(),
+        trace=read_trace(headers.get(b"traceparent", b"")),
     )
 
 # %% ../../nbs/3_api/12_server.ipynb #srv9
@@ -265,6 +311,7 @@ class Api:
     gate: Gate | None = None
     witnesses: Sequence[Witness] = ()
     routes: Routes = field(default_factory=dict)  # las que no dependen del modelo, como /metrics
+    crossing: Crossing | None = None  # qué páginas de otros sitios pueden preguntar; None, ninguna
     active: int = 0  # cuántas peticiones se están contestando
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -278,18 +325,27 @@ class Api:
         except ClientLeft:
             return
         except Exception:  # noqa: BLE001  # lo que sea: quien pregunta tiene su respuesta, y quien opera, el detalle
-            _LOG.exception("Fallo imprevisto", extra={"request_id": request.id})
+            _LOG.exception("Fallo imprevisto", extra={"event": "fault", "request_id": request.id})
             reply = build_problem(ApiError(500, "Algo ha fallado dentro del servidor; el detalle está en su registro."), request.id)
         finally:
             self.active -= 1
         about = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.body)), (b"x-request-id", request.id.encode())]
-        await send({"type": "http.response.start", "status": reply.status, "headers": [*about, *_ALWAYS, *reply.headers]})
+        await send({"type": "http.response.start", "status": reply.status, "headers": [*about, *_ALWAYS, *reply.headers, *self._about(request)]})
         await send({"type": "http.response.body", "body": reply.body})
         for witness in self.witnesses:
             witness.observe(request, reply, time.perf_counter() - start, served)
 
+    def _about(self, request: Request) -> Sequence[tuple[bytes, bytes]]:
+        """Las cabeceras que dependen de quién pregunta."""
+        if not (request.trace or self.crossing):
+            return ()
+        trace = [(b"traceparent", request.headers[b"traceparent"])] if request.trace else []
+        return [*trace, *(self.crossing.allow(request) if self.crossing else ())]
+
     async def _reply(self, served: Served | None, request: Request, receive: Any) -> Reply:
         """La respuesta a una petición; `ApiError` si no se le puede dar lo que pide."""
+        if self.crossing and (reply := self.crossing.answer(request)):
+            return reply
         route = find_route(request, self.routes, served)
         if self.active > self.limits.max_active:
             raise ApiError(503, "Se están contestando demasiadas peticiones a la vez: vuelve en un segundo.", headers=[(b"retry-after", b"1")])
