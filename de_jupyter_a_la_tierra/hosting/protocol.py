@@ -152,7 +152,7 @@ class _Reader(HttpToolsProtocol):
         super().__init__(config, hall, {}, loop)
         self.hall, self.settings = hall, hall.settings
         self.reading, self.deadline = IDLE, loop.time() + self.settings.idle
-        self.quiet = self.weight = 0  # bytes desde la última noticia del lector; bytes de las cabeceras
+        self.quiet = self.weight = self.lines = 0  # bytes desde la última noticia del lector; los de las cabeceras, y cuántas son
 
     def refuse(self, error: ApiError) -> None:
         """Deja de escuchar, y dice por qué."""
@@ -194,8 +194,9 @@ class _Reader(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Llega una cabecera; las que vienen tras el cuerpo se cuentan, pero no se miran."""
         self.quiet = 0
+        self.lines += 1
         self.weight += len(name) + len(value) + 4
-        if self.weight > self.settings.max_header_bytes or len(self.headers) >= self.settings.max_headers:
+        if self.weight > self.settings.max_header_bytes or self.lines > self.settings.max_headers:
             raise self._too_big()
         if self.reading == HEAD:
             super().on_header(name, value)
@@ -217,7 +218,8 @@ class _Listener(_Reader):
     def on_message_begin(self) -> None:
         """Empieza una petición."""
         super().on_message_begin()
-        self.reading, self.deadline, self.weight = HEAD, self.loop.time() + self.settings.header_seconds, 0
+        self.reading, self.deadline = HEAD, self.loop.time() + self.settings.header_seconds
+        self.weight = self.lines = 0
 
     def on_headers_complete(self) -> None:
         """Ya están las cabeceras: se empieza a contestar, o se pone a la cola."""
@@ -462,9 +464,12 @@ class Server:
         finally:
             self.loop.close()
 
-    def stop(self, insist: bool = False) -> None:
+    def stop(
+        self,
+        insist: bool = False,  # si ya se le había dicho
+    ) -> None:
         """Empieza a parar; si se insiste, sin esperar a nadie. Vale desde otro hilo y desde una señal."""
-        self.forced = insist
+        self.forced, self.hall.leaving = insist, True
         with suppress(RuntimeError):  # ya había acabado
             self.loop.call_soon_threadsafe(self.stopping.set)
 
@@ -483,7 +488,7 @@ async def say_goodbye(
 ) -> bool:  # si nadie se ha quedado a medias
     """Acaba con las conexiones que quedan, sin perder ninguna petición que ya estuviera entera."""
     hall, loop = server.hall, server.loop
-    hall.leaving, start = True, loop.time()
+    start = loop.time()
     while hall.connections and not server.forced and loop.time() < start + GRACE:
         await asyncio.sleep(0.02)
         hall.look(loop.time())
