@@ -103,19 +103,57 @@ class Hall(ServerState):
         _LOG.debug("%s %s", error.status, error, extra={"client": client[0] if client else ""})
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q031
+def _is_unusual(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Si una respuesta no dice lo que mide, o manda en la conexión."""
+    names = {name for name, _ in headers}
+    return b"content-length" not in names or b"connection" in names
+
+
 class _Cycle(RequestResponseCycle):
     """Una petición, y su respuesta."""
 
     connection: "_Listener"
+    opening: Any = None  # el principio de la respuesta, que espera al cuerpo
+    taken = False  # si la aplicación ya tiene la petición entera
 
-    async def send(
-        self,
-        message: Any,  # como lo da ASGI
-    ) -> None:
-        """Escribe un trozo de la respuesta."""
-        if not self.response_started and self.connection.is_last(self):
+    async def receive(self) -> Any:
+        """Lo que ha llegado de la petición."""
+        if self.more_body or self.taken or self.disconnected:
+            return await super().receive()
+        self.taken = True
+        self.message_event.clear()
+        return {"type": "http.request", "body": bytes(self.body), "more_body": False}
+
+    async def send(self, message: Any) -> None:
+        """Escribe la respuesta."""
+        if not self.response_started:
+            self.opening, self.response_started = message, True
+            return
+        opening, self.opening = self.opening, None
+        if opening and self.connection.is_last(self):
             self.keep_alive = False
-        await super().send(message)
+        if not opening or self.disconnected:
+            await super().send(message)
+        elif message.get("more_body") or _is_unusual(opening["headers"]):
+            self.response_started = False  # a trozos: como lo haga uvicorn
+            await super().send(opening)
+            await super().send(message)
+        else:
+            if self.flow.write_paused:
+                await self.flow.drain()
+            self._write(opening["status"], opening["headers"], message["body"])
+
+    def _write(self, status: int, headers: Any, body: bytes) -> None:
+        about = [*self.default_headers, *headers] if self.keep_alive else [*self.default_headers, *headers, (b"connection", b"close")]
+        head = b"".join([STATUS_LINE[status], *[b"%b: %b\r\n" % pair for pair in about], b"\r\n"])
+        if head.count(b"\n") != len(about) + 2:
+            raise RuntimeError("Una cabecera de la respuesta trae un salto de línea.")
+        self.transport.write(head if self.scope["method"] == "HEAD" else head + body)
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
     async def send_500_response(self) -> None:
         """Contesta cuando la aplicación ha fallado sin contestar."""
@@ -199,7 +237,10 @@ class _Reader(HttpToolsProtocol):
         if self.weight > self.settings.max_header_bytes or self.lines > self.settings.max_headers:
             raise self._too_big()
         if self.reading == HEAD:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def _too_big(self) -> ApiError:
         most = f"{self.settings.max_headers} cabeceras y {self.settings.max_header_bytes // 1024} KB entre todas"
