@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_boolean', 'read_category', 'find_moment', 'read_date', 'Field', 'describe_schema', 'build_fields',
-           'build_example', 'describe_data']
+           'build_example', 'describe_data', 'describe_engine']
 
 # %% ../../nbs/3_api/09_fields.ipynb #f003
 from collections.abc import Callable
@@ -187,3 +187,12 @@ def describe_data(
     """De qué datos aprendió un modelo, en una frase para personas."""
     kind = {"simulated": "simulados", "real": "reales, publicados"}.get(info["data"].get("origin", "own"), "propios")
     return f"El modelo se entrenó con datos {kind}."
+
+# %% ../../nbs/3_api/09_fields.ipynb #eng1
+def describe_engine(
+    info: ModelCard,  # la ficha de un modelo
+) -> str:  # vacía si va con ONNX, que es lo corriente
+    """Lo que hay que saber de cómo se calcula un modelo que no se pudo convertir, en una frase."""
+    if info["served_by"] == "onnx":
+        return ""
+    return "El modelo no se pudo convertir a ONNX y va con skops: contesta lo mismo, pero unas cien veces más despacio."

@@ -28,6 +28,7 @@ class Request:
     query: bytes = b""  # lo que va tras la interrogación, tal cual
     client: str = ""  # desde qué dirección preguntan
     id: str = ""  # cómo se llama esta petición en el registro y en la respuesta
+    trace: str = ""  # la traza a la que pertenece, si viene de otro servicio que la lleva
     user: str = ""  # de quién es la clave, si trae una
     rows: Sequence[Sequence[Any]] = ()  # las filas que pide predecir: las apunta quien las lee
     prediction: Any = None  # lo que se le ha contestado, como lo da el modelo

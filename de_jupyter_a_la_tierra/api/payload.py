@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 # %% ../../nbs/3_api/10_payload.ipynb #imp2
+from .explanation import Explanation
 from .fields import Field, build_fields, describe_schema
 from .messages import ApiError
 from ..models.artifact import ModelCard
@@ -68,6 +69,11 @@ def build_answer_type(
     if any(field.levels for field in build_fields(info)):
         meaning = "Las columnas con una categoría que el modelo no conocía; si las conocía todas, no está"
         fields.append(("unseen", Annotated[list[str] | msgspec.UnsetType, msgspec.Meta(description=meaning)], msgspec.UNSET))
+    if info["task"] == "classification":
+        meaning = "De cada clase, su probabilidad; solo si se pide con ?probabilities=true"
+        fields.append(("probabilities", Annotated[dict[str, float] | msgspec.UnsetType, msgspec.Meta(description=meaning)], msgspec.UNSET))
+    meaning = "Qué ha hecho subir o bajar la respuesta; solo si se pide con ?explain=true"
+    fields.append(("explanation", Annotated[Explanation | msgspec.UnsetType, msgspec.Meta(description=meaning)], msgspec.UNSET))
     return msgspec.defstruct("Respuesta", fields)
 
 # %% ../../nbs/3_api/10_payload.ipynb #c019

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PREFIX', 'SECRET', 'ServeSettings', 'name_option', 'name_variable', 'describe_limits', 'read_setting',
-           'trace_settings', 'load_settings', 'list_settings', 'write_value']
+           'trace_settings', 'load_settings', 'list_settings', 'write_value', 'write_settings']
 
 # %% ../../nbs/3_api/20_settings.ipynb #t003
 import re
@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 # %% ../../nbs/3_api/20_settings.ipynb #t004
-from ..api.messages import Limits
+from .. import api
 from ..errors import UsageError
 from ..spanish import format_number, suggest
 
@@ -27,30 +27,31 @@ def _setting(default: Any, meaning: str, low: float | None = None, high: float |
 class ServeSettings:
     """Cómo se pone en marcha una API."""
 
-    host: str = _setting("127.0.0.1", "En qué dirección se escucha; 0.0.0.0, en todas")
-    port: int = _setting(8000, "El puerto; 0, uno libre", 0, 65535)
-    workers: int = _setting(1, "Cuántos procesos contestan", 1, 256)
-    model: str = _setting("", "Una versión, una carpeta o models:/NOMBRE@champion; si no se dice, el campeón o, si no hay registro, el último")
-    refresh: float = _setting(2.0, "Cada cuántos segundos se mira si el modelo ha cambiado", 0.1, 3600)
-    force_schema: bool = _setting(False, "Acepta un modelo nuevo que pide otros campos")
-    shadow: str = _setting("", "Un candidato que contesta a la sombra, sin que nadie lo vea: una versión, una carpeta o models:/…")
-    keep_alive: float = _setting(65.0, "Segundos que espera abierta una conexión sin usar; más que el balanceador", 1, 3600)
-    header_seconds: float = _setting(10.0, "Segundos para que lleguen las cabeceras", 0.1, 600)
-    body_seconds: float = _setting(30.0, "Segundos para que llegue el cuerpo", 0.1, 600)
-    max_body: int = _setting(10_000_000, "Bytes por petición", 1_000, 1_000_000_000)
-    max_rows: int = _setting(100_000, "Filas por petición", 1, 10_000_000)
-    max_active: int = _setting(1000, "Peticiones a la vez en cada proceso", 1, 100_000)
-    max_seconds: float = _setting(30.0, "Segundos que puede tardar una respuesta", 0.01, 3600)
-    max_headers: int = _setting(100, "Cabeceras por petición", 10, 10_000)
-    max_header_bytes: int = _setting(32_768, "Bytes de la dirección y las cabeceras de una petición", 1_024, 1_048_576)
-    keys: str = _setting("", "El fichero de las claves; si no se dice, conf/local/api_keys.json", kind="RUTA")
-    no_keys: bool = _setting(False, "No pide claves, aunque se escuche fuera de este equipo")
-    rate: str = _setting("", "Lo más que puede pedir cada cliente, como 100/minuto; vacío, sin límite", pattern="rate")
-    cors: tuple[str, ...] = _setting((), "Las páginas de otros sitios que pueden preguntar, como https://panel.example", pattern="origin")
-    log: str = _setting("auto", "Cómo se escribe el registro; auto: para personas en una terminal y JSON fuera", choices=("auto", "text", "json", "off"))
-    metrics: bool = _setting(True, "Cuenta las peticiones y lo enseña en /metrics")
-    record: float = _setting(0.0, "Qué parte de lo servido se guarda, de 0 (nada) a 1 (todo)", 0, 1)
-    record_folder: str = _setting("data/07_model_output/served", "Dónde se guarda lo servido", kind="RUTA")
+    host: str = _setting("127.0.0.1", "En qué dirección se escucha; 0.0.0.0, en todas")  # dirección
+    port: int = _setting(8000, "El puerto; 0, uno libre", 0, 65535)  # puerto
+    workers: int = _setting(1, "Cuántos procesos contestan", 1, 256)  # procesos
+    model: str = _setting("", "Una versión, una carpeta o models:/NOMBRE@champion; si no se dice, el campeón o, si no hay registro, el último")  # modelo
+    refresh: float = _setting(2.0, "Cada cuántos segundos se mira si el modelo ha cambiado", 0.1, 3600)  # s
+    force_schema: bool = _setting(False, "Acepta un modelo nuevo que pide otros campos")  # sí o no
+    shadow: str = _setting("", "Un candidato que contesta a la sombra, sin que nadie lo vea: una versión, una carpeta o models:/…")  # modelo
+    keep_alive: float = _setting(65.0, "Segundos que espera abierta una conexión sin usar; más que el balanceador", 1, 3600)  # s
+    header_seconds: float = _setting(10.0, "Segundos para que lleguen las cabeceras", 0.1, 600)  # s
+    body_seconds: float = _setting(30.0, "Segundos para que llegue el cuerpo", 0.1, 600)  # s
+    max_body: int = _setting(10_000_000, "Bytes por petición", 1_000, 1_000_000_000)  # bytes
+    max_rows: int = _setting(100_000, "Filas por petición", 1, 10_000_000)  # filas
+    max_active: int = _setting(1000, "Peticiones a la vez en cada proceso", 1, 100_000)  # peticiones
+    max_seconds: float = _setting(30.0, "Segundos que puede tardar una respuesta", 0.01, 3600)  # s
+    max_headers: int = _setting(100, "Cabeceras por petición", 10, 10_000)  # cabeceras
+    max_header_bytes: int = _setting(32_768, "Bytes de la dirección y las cabeceras de una petición", 1_024, 1_048_576)  # bytes
+    keys: str = _setting("", "El fichero de las claves; si no se dice, conf/local/api_keys.json", kind="RUTA")  # ruta
+    no_keys: bool = _setting(False, "No pide claves, aunque se escuche fuera de este equipo")  # sí o no
+    rate: str = _setting("", "Lo más que puede pedir cada cliente, como 100/minuto; vacío, sin límite", pattern="rate")  # peticiones / tiempo
+    cors: tuple[str, ...] = _setting((), "Las páginas de otros sitios que pueden preguntar, como https://panel.example", pattern="origin")  # orígenes
+    log: str = _setting("auto", "Cómo se escribe el registro; auto: para personas en una terminal y JSON fuera", choices=("auto", "text", "json", "off"))  # estilo
+    metrics: bool = _setting(True, "Cuenta las peticiones y lo enseña en /metrics")  # sí o no
+    record: float = _setting(0.0, "Qué parte de lo servido se guarda, de 0 (nada) a 1 (todo)", 0, 1)  # proporción
+    record_folder: str = _setting("data/07_model_output/served", "Dónde se guarda lo servido", kind="RUTA")  # ruta
+    record_megabytes: int = _setting(1000, "Lo que puede ocupar lo guardado, en MB; lo más viejo se borra", 1, 1_000_000)  # MB
 
     @property
     def idle(self) -> float:
@@ -58,9 +59,9 @@ class ServeSettings:
         return self.keep_alive
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> "api.Limits":
         """Hasta dónde se atiende una petición, como lo quiere la aplicación."""
-        return Limits(self.max_body, self.max_rows, self.max_active, self.max_seconds)
+        return api.Limits(self.max_body, self.max_rows, self.max_active, self.max_seconds)
 
 # %% ../../nbs/3_api/20_settings.ipynb #t021
 PREFIX = "TIERRA_API_"  # por lo que empiezan las variables de entorno
@@ -116,7 +117,7 @@ def _read_flag(value: Any) -> bool:
 
 def _read_names(value: Any) -> tuple[str, ...]:
     """Una lista, o un texto con comas."""
-    parts: Iterable[Any] = value.split(",") if isinstance(value, str) else value
+    parts: Iterable[Any] = str(value).split(",") if isinstance(value, str) else value
     return tuple(text for part in parts if (text := str(part).strip().rstrip("/")))
 
 
@@ -163,10 +164,10 @@ def read_setting(
     setting, readers = _ALL[name], {bool: _read_flag, tuple: _read_names, str: _read_text}
     about, kind = setting.metadata, type(setting.default)
     try:
-        read = readers[kind](value) if kind in readers else _read_number(value, kind)
+        read: Any = readers[kind](value) if kind in readers else _read_number(value, kind)
         if about["choices"] and read not in about["choices"] or about["low"] is not None and not about["low"] <= read <= about["high"]:
             raise ValueError
-        if about.get("pattern") and not all(_PATTERNS[about["pattern"]][0].fullmatch(text) for text in (read if kind is tuple else [read]) if text):
+        if about.get("pattern") and not all(_PATTERNS[about["pattern"]][0].fullmatch(text) for text in (read if isinstance(read, tuple) else [read]) if text):
             raise ValueError
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{where} ha de ser {describe_limits(setting)}, y es «{str(value)[:60]}».") from error
@@ -213,3 +214,14 @@ def write_value(
     if isinstance(value, tuple):
         return ",".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+# %% ../../nbs/3_api/20_settings.ipynb #t054
+def write_settings(
+    found: Mapping[str, tuple[Any, str]],  # lo que devuelve `trace_settings`
+) -> str:  # una línea por ajuste
+    """La tabla de los ajustes con lo que valen, para una terminal."""
+    rows = [(name, write_value(value) or "—", source) for name, (value, source) in found.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    cells = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    about = [f"{_ALL[row[0]].metadata['meaning']} ({describe_limits(_ALL[row[0]])})" for row in rows]
+    return "\n".join(f"{cell}  {text}" for cell, text in zip(cells, about, strict=True))

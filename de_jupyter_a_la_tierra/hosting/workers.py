@@ -10,6 +10,7 @@ __all__ = ['SETTLED', 'SLOWEST', 'TRIES', 'STARTUP', 'PATIENCE', 'open_socket', 
 import errno
 import json
 import logging
+import os
 import selectors
 import signal
 import socket
@@ -28,7 +29,9 @@ import msgspec
 
 # %% ../../nbs/3_api/24_workers.ipynb #w005
 from ..errors import TierraError, UsageError, WorkError
+from .keys import Origins, open_gate
 from .settings import ServeSettings
+from .telemetry import forget_worker, open_telemetry
 
 # %% ../../nbs/3_api/24_workers.ipynb #w011
 _REFUSALS = {
@@ -82,8 +85,8 @@ class Assignment:
     """Lo que se le encarga a un trabajador."""
 
     settings: ServeSettings  # cómo se pone en marcha
-    folder: str  # la carpeta del modelo
-    version: str  # qué modelo es: su versión o su nombre
+    pointer: str  # el fichero que dice qué modelo toca
+    root: str = "."  # la carpeta del proyecto, de la que cuelgan las claves
 
 
 def assemble(
@@ -91,10 +94,41 @@ def assemble(
     closing: ExitStack,  # donde se apunta lo que haya que hacer al acabar
 ) -> Any:  # la aplicación ASGI
     """Monta la API que piden los ajustes; `WorkError` si el modelo no se puede servir."""
-    from de_jupyter_a_la_tierra.api.server import build_app
-    from de_jupyter_a_la_tierra.models.artifact import load_model
+    from de_jupyter_a_la_tierra.api.server import Api
+    from de_jupyter_a_la_tierra.hosting.shelf import WatchingShelf, build_shelf_routes
 
-    return build_app(load_model(Path(assignment.folder)), assignment.version, assignment.settings.limits)
+    settings = assignment.settings
+    telemetry = open_telemetry(settings)
+    closing.callback(telemetry.close)
+    shelf = WatchingShelf(Path(assignment.pointer), settings.limits, settings.force_schema)
+    shelf.look(strict=True)
+    shelf.start()
+    closing.callback(shelf.stop)
+    gate = open_gate(settings, Path(assignment.root), os.environ)
+    crossing = Origins(frozenset(origin.encode() for origin in settings.cors)) if settings.cors else None
+    witnesses, routes = _call_witnesses(settings, shelf, telemetry, closing)
+    app = Api(shelf, settings.limits, gate, witnesses, crossing=crossing)
+    app.routes = {**build_shelf_routes(shelf), **telemetry.list_routes(lambda: app.active), **routes}
+    return app
+
+# %% ../../nbs/3_api/24_workers.ipynb #w031b
+def _call_witnesses(settings: ServeSettings, shelf: Any, telemetry: Any, closing: ExitStack) -> tuple[list[Any], dict[str, Any]]:
+    """Los testigos que piden los ajustes, y las direcciones que traen consigo."""
+    witnesses: list[Any] = list(telemetry.witnesses)
+    routes: dict[str, Any] = {}
+    if settings.record:
+        from de_jupyter_a_la_tierra.hosting.recording import build_recorder
+
+        if recorder := build_recorder(settings):
+            closing.callback(recorder.close)
+            witnesses.append(recorder)
+            routes = recorder.routes(shelf)
+    if settings.shadow:
+        from de_jupyter_a_la_tierra.hosting.shadow import open_shadow
+
+        registry = telemetry.metrics.registry if telemetry.metrics else None
+        witnesses.append(open_shadow(shelf.path.with_name("shadow.json"), closing, registry, settings.limits))
+    return witnesses, routes
 
 # %% ../../nbs/3_api/24_workers.ipynb #w034
 def work() -> None:
@@ -243,7 +277,8 @@ def plan_replacement(
     if supervisor.failures >= TRIES and not any(other.ready for other in supervisor.workers):
         raise WorkError(f"Los procesos mueren nada más arrancar. El último {reason}")
     when = f"en {supervisor.delay:g} s" if supervisor.delay else "ahora"
-    _LOG.warning("El proceso %d %s. Se arranca otro %s.", worker.process.pid, reason, when)
+    _LOG.warning("El proceso %d %s. Se arranca otro %s.", worker.process.pid, reason, when, extra={"event": "died", "pid": worker.process.pid})
+    forget_worker(worker.process.pid)
     supervisor.due.append(time.monotonic() + supervisor.delay)
 
 # %% ../../nbs/3_api/24_workers.ipynb #w051

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 # %% ../../nbs/2_kedro/40_artifact.ipynb #imp2
 from ..errors import TierraError, UsageError, WorkError, explain_os_errors
 from .features import FEATURIZER, Input, as_frame, compute_inputs, find_unseen, list_inputs, split_cells
+from .linear import LinearTerms
 from ..spanish import format_number
 from ..tables.dictionary import Column
 
@@ -68,6 +69,7 @@ class ModelCard(TypedDict):
     features: list[dict[str, Any]]  # las columnas que mira, en su orden, como las escribe `Column.to_dict`
     target: dict[str, Any]  # la que predice
     classes: list[Any]  # entre las que elige; ninguna si es una regresión
+    linear: NotRequired[LinearTerms]  # lo que suma cada entrada, si el modelo es una suma
     metrics: dict[str, Any]  # sus notas
     data: dict[str, Any]  # de dónde salen los datos: origin, file, sha256…
     baseline: Baseline  # cómo eran

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TARGET_OPSET', 'MAX_COMPARED', 'TIE', 'MAX_PROBABILITY_GAP', 'TOLERANCE', 'TOP_LEVELS', 'describe_steps',
            'detect_task', 'convert_to_onnx', 'find_trap', 'compare_predictions', 'describe_differences',
-           'add_surprises', 'measure_baseline', 'summarize_column', 'build_artifact', 'write_artifact', 'freeze_model']
+           'add_surprises', 'measure_baseline', 'summarize_column', 'describe_sum', 'build_artifact', 'write_artifact',
+           'freeze_model']
 
 # %% ../../nbs/2_kedro/41_freezing.ipynb #imp0
 import errno
@@ -32,6 +33,7 @@ from .. import __version__
 from ..errors import DISTRIBUTION, UsageError, WorkError, explain_os_errors
 from .artifact import HASHES_FILE, INFO_FILE, TRUSTED_TYPES, Baseline, Comparison, Model, ModelCard, as_matrix, dump_info, hash_content, open_model, parse_info
 from .features import FEATURIZER, Input, as_frame, compute_inputs, featurize, list_inputs, list_parts, split_cells
+from .linear import LinearTerms, read_terms, verify_terms
 from ..spanish import format_number
 from ..tables.dictionary import Column
 
@@ -446,6 +448,23 @@ def _measure_columns(
     rows = pd.concat([X_train[names], X_evaluation[names]], ignore_index=True)
     return baseline, add_surprises(rows.iloc[_spread(len(rows))], features)
 
+# %% ../../nbs/2_kedro/41_freezing.ipynb #sum1
+def describe_sum(
+    pipeline: Any,  # estimador de scikit-learn ya entrenado
+    features: list[Column],  # las columnas que mira
+    rows: Any,  # las filas con que se compara: una matriz o, si recibe sus columnas una a una, filas con sus tipos
+) -> LinearTerms | None:  # `None` si no es una suma
+    """Lo que suma cada entrada de un modelo lineal, si dan lo mismo que él."""
+    inputs = list_inputs(features)
+    linear = read_terms(pipeline, inputs)
+    if linear is None:
+        return None
+    named = getattr(pipeline, "feature_names_in_", None) is not None
+    seen = compute_inputs(split_cells(rows, features), features) if named else dict(zip([each.name for each in inputs], rows.T, strict=True))
+    predict = pipeline.predict_proba if detect_task(pipeline) == "classification" else pipeline.predict
+    expected = np.asarray(predict(as_frame(seen) if named else rows))
+    return linear if verify_terms(linear, seen, expected) else None
+
 # %% ../../nbs/2_kedro/41_freezing.ipynb #c016a
 def build_artifact(
     pipeline: Any,  # clasificador o regresión de scikit-learn, ya entrenado
@@ -477,6 +496,8 @@ def build_artifact(
         "versions": _read_versions(), "run_id": run_id, "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     files, engines = _choose_engine(info, files, pipeline, rows)
+    if linear := describe_sum(pipeline, features, rows):
+        engines["linear"] = linear
     if twins is not None:
         files[HASHES_FILE] = _dump_hashes(twins)
     hashes = {file: hash_content(content) for file, content in files.items()}

@@ -8,19 +8,20 @@ __all__ = ['CHAMPION', 'open_registry', 'ModelVersion', 'list_versions', 'name_m
 
 # %% ../../nbs/5_mlflow/20_registry.ipynb #c003
 import re
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/5_mlflow/20_registry.ipynb #c004
-from ..errors import UsageError, WorkError, missing_extra, tell_order
+from ..errors import UsageError, WorkError, explain_os_errors, missing_extra, tell_order
 from ..models.artifact import INFO_FILE, check_files, load_model, parse_info
 from ..models.freezing import write_artifact
-from ..projects.project import Project, load_sources
+from ..projects.project import Project, load_sources, read_conf
 from .connection import DATABASE, connect, explain_mlflow_errors, find_server, import_mlflow, is_local, load_config, open_experiment, read_config
 from .flavor import log_folder, name_version
 from .hook import flatten_metrics
@@ -128,15 +129,21 @@ def register_model(
 _ADDRESS = re.compile(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))")
 
 
+def _split_address(text: str) -> tuple[str, str | None, str | None]:
+    """El nombre y el alias, o el número, de una dirección; `UsageError` si está mal escrita."""
+    parts = _ADDRESS.fullmatch(text)
+    if not parts:
+        raise UsageError(f"«{text}» no es la dirección de un modelo: escribe models:/nombre@champion o models:/nombre/3.")
+    name, alias, number = parts.groups()
+    return name, alias, number
+
+
 def find_version(
     client: Any,  # lo que da `open_registry`
     text: str,  # «models:/catfood@champion» o «models:/catfood/3»
 ) -> ModelVersion:
     """La versión a la que lleva una dirección; `UsageError` si está mal escrita o no hay tal versión."""
-    parts = _ADDRESS.fullmatch(text)
-    if not parts:
-        raise UsageError(f"«{text}» no es la dirección de un modelo: escribe models:/nombre@champion o models:/nombre/3.")
-    name, alias, number = parts.groups()
+    name, alias, number = _split_address(text)
     versions = list_versions(client, name)
     if alias:
         models = client.search_registered_models(filter_string=f"name = '{name}'")
@@ -166,6 +173,12 @@ def _download(version: ModelVersion) -> dict[str, bytes]:
         return {name: files[name] for name in (INFO_FILE, *info["files"])}
 
 # %% ../../nbs/5_mlflow/20_registry.ipynb #c028
+def _read_seal(folder: Path) -> str:
+    """El lacre de la ficha de una carpeta; `WorkError` si la ficha está dañada."""
+    with explain_os_errors("abrir el modelo", folder):
+        return parse_info((folder / INFO_FILE).read_bytes(), str(folder))["sha256"]
+
+
 def locate_version(
     project: Project,  # lo que devolvió `find_project`
     version: ModelVersion,  # una versión del registro
@@ -178,15 +191,53 @@ def locate_version(
     folder = base / version.folder / base.name
     if not folder.is_dir():
         write_artifact(_download(version), folder)
-    if load_model(folder).info["sha256"] != version.sha256:
+    if _read_seal(folder) != version.sha256:
         raise WorkError(f"En «{folder}» hay un modelo que no es la versión {version.version}: apártalo y repite la orden.")
     return folder
+
+# %% ../../nbs/5_mlflow/20_registry.ipynb #pk02
+_PEEK = """
+    SELECT t.key, t.value FROM model_versions v JOIN model_version_tags t ON t.name = v.name AND t.version = v.version
+    WHERE v.name = :name AND v.current_stage != 'Deleted_Internal' AND v.version = coalesce(
+        :number, (SELECT version FROM registered_model_aliases WHERE name = :name AND alias = :alias))
+"""
+
+
+def _peek(project: Project, name: str, alias: str | None, number: str | None) -> Path | None:
+    """La carpeta de una versión, leída de la base del proyecto sin cargar MLflow; `None` si hay que preguntarle a él."""
+    database = project.root / DATABASE
+    with suppress(Exception):  # lo que sea que no cuadre ya lo contará MLflow
+        if not is_local(find_server(project.root, dict(read_conf(project, "mlflow")))):
+            return None
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as base:
+            tags = dict(base.execute(_PEEK, {"name": name, "alias": alias, "number": number}).fetchall())
+        place = project.root / str(read_conf(project, "catalog")["model"]["filepath"])
+        folder = place / tags["tierra.version"] / place.name
+        return folder if _read_seal(folder) == tags["tierra.sha256"] else None
+    return None
+
+# %% ../../nbs/5_mlflow/20_registry.ipynb #pk04
+def _require_name(project: Project) -> str:
+    """El nombre del modelo de un proyecto; `UsageError` si no tiene registro, o si no se sabe cómo se llama."""
+    config = read_config(load_config(project)) or {}
+    if is_local(find_server(project.root, config)) and not (project.root / DATABASE).exists():
+        raise UsageError("Este proyecto no tiene ningún registro de modelos.")
+    if "dictionary" not in read_conf(project, "sources"):
+        raise UsageError("Este proyecto no dice de dónde salen sus datos (conf/base/sources.yml), y no se sabe cómo se llama su modelo.")
+    return name_model(project)
 
 # %% ../../nbs/5_mlflow/20_registry.ipynb #c029
 def resolve_model(
     project: Project,  # lo que devolvió `find_project`
-    text: str,  # «models:/catfood@champion» o «models:/catfood/3»
+    text: str,  # «models:/catfood@champion» o «models:/catfood/3»; sin nombre, el modelo del proyecto
 ) -> Path:  # la carpeta del modelo, en esta máquina
-    """De la dirección de un modelo a su carpeta; la trae del registro si hace falta."""
+    """De la dirección de un modelo a su carpeta; la trae del registro si hace falta.
+
+    Lanza `UsageError` si el registro no lo tiene y `WorkError` si no contesta o si lo que hay está dañado.
+    """
+    if text.startswith("models:/@"):
+        text = text.replace("@", f"{_require_name(project)}@", 1)
+    if folder := _peek(project, *_split_address(text)):
+        return folder
     with open_registry(project) as client:
         return locate_version(project, find_version(client, text))
