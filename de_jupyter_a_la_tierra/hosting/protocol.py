@@ -102,13 +102,13 @@ class Hall(ServerState):
         self.faults[error.status] += 1
         _LOG.debug("%s %s", error.status, error, extra={"client": client[0] if client else ""})
 
-# %% ../../nbs/3_api/23_protocol.ipynb #q031
+# %% ../../nbs/3_api/23_protocol.ipynb #q030b
 def _is_unusual(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Si una respuesta no dice lo que mide, o manda en la conexión."""
     names = {name for name, _ in headers}
     return b"content-length" not in names or b"connection" in names
 
-
+# %% ../../nbs/3_api/23_protocol.ipynb #q031
 class _Cycle(RequestResponseCycle):
     """Una petición, y su respuesta."""
 
@@ -443,9 +443,10 @@ class _Door:
         """Acepta a quien ya había llamado, y a nadie más."""
         self.closed = True
         self.loop.remove_reader(self.listener)
-        while self.accept():
-            await asyncio.gather(*self.calls)
+        while self.accept():  # sin contestar entre medias: quien ya tiene su respuesta vuelve a llamar, y no se acabaría nunca
+            pass
         self.listener.close()
+        await asyncio.gather(*self.calls)
 
     def accept(self) -> bool:
         """Coge a uno de los que llaman; devuelve si había alguien."""

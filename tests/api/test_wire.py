@@ -49,8 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def running(tierra: Callable, folder: Path, **settings: object) -> Iterator[Server]:
-    """Un `tierra serve` con esos ajustes, dichos por el entorno."""
-    variables = {f"TIERRA_API_{name.upper()}": str(value) for name, value in settings.items()}
+    """Un `tierra serve` con esos ajustes, dichos por el entorno; de lo que contesta no apunta nada."""
+    variables = {f"TIERRA_API_{name.upper()}": str(value) for name, value in ({"log": "off"} | settings).items()}
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -108,7 +108,8 @@ def list_answers(heard: bytes) -> list[tuple[int, bytes, bytes]]:
     answers = []
     while heard:
         head, _, rest = heard.partition(b"\r\n\r\n")
-        assert (status := re.match(rb"HTTP/1\.1 (\d{3}) ", head)), heard[:200]
+        status = re.match(rb"HTTP/1\.1 (\d{3}) ", head)
+        assert status, heard[:200]
         size = int(found[1]) if (found := re.search(rb"\r\ncontent-length: (\d+)", head)) else 0
         assert len(rest) >= size, heard[:300]
         answers.append((int(status[1]), head, rest[:size]))
@@ -127,7 +128,7 @@ def check_refusal(heard: bytes, status: int, word: str = "") -> None:
 
 def list_workers(server: Server) -> list[psutil.Process]:
     """Los procesos que contestan."""
-    return psutil.Process(server.process.pid).children()
+    return [child for child in psutil.Process(server.process.pid).children() if "hosting.workers" in " ".join(child.cmdline())]
 
 
 def measure_memory(server: Server) -> float:
@@ -253,7 +254,7 @@ def test_a_refused_body_is_not_read_to_the_end(server: Server) -> None:
 
 
 def test_faults_do_not_fill_the_log(tierra: Callable, folder: Path) -> None:
-    with running(tierra, folder) as server:
+    with running(tierra, folder, log="text") as server:
         for _ in range(200):
             tell(server, b"\x00\x01\r\n\r\n")
         server.process.terminate()
@@ -407,7 +408,7 @@ def test_the_second_signal_does_not_wait(tierra: Callable, folder: Path) -> None
         server.process.terminate()
         time.sleep(0.8)
         server.process.send_signal(signal.SIGINT)
-        out, err = server.process.communicate(timeout=3)
+        _, err = server.process.communicate(timeout=3)
         hear(half)
     assert server.process.returncode == 1 and "sin esperar a nadie" in err and "Traceback" not in err
     assert not any(worker.is_running() for worker in workers)
@@ -416,7 +417,7 @@ def test_the_second_signal_does_not_wait(tierra: Callable, folder: Path) -> None
 @pytest.mark.parametrize("ignored", [True, False])
 def test_started_in_the_background(tierra: Callable, folder: Path, ignored: bool) -> None:
     """Con `nohup … &` Ctrl-C nace desoído: así se queda, y SIGTERM lo para igual."""
-    command = [tierra.path, "serve", "--port", "0", "--model", folder]
+    command = [tierra.path, "serve", "--port", "0", "--log", "off", "--model", folder]
     mute = f"import os, signal, sys; {'signal.signal(signal.SIGINT, signal.SIG_IGN);' if ignored else ''} os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen([sys.executable, "-c", mute, *command], cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     server = Server(process)
@@ -467,18 +468,18 @@ def test_load_while_it_stops(tierra: Callable, folder: Path) -> None:
 
 
 def test_a_dead_worker_is_replaced(tierra: Callable, folder: Path) -> None:
-    with running(tierra, folder, workers=2) as server:
+    with running(tierra, folder, workers=2, log="text") as server:
         first, second = list_workers(server)
         first.kill()
         answers = [server.ask({"kilos": 4}).status_code for _ in range(20)]
         begun = time.monotonic()
-        while len(alive := [worker for worker in list_workers(server) if worker.status() != "zombie"]) < 2:
+        while len(alive := [worker for worker in list_workers(server) if worker != first]) < 2:
             assert time.monotonic() - begun < 30
             time.sleep(0.05)
-        assert answers == [200] * 20 and second in alive and first not in alive
+        assert answers == [200] * 20 and second in alive
         server.process.terminate()
         out, err = server.process.communicate(timeout=30)
-    assert out.strip() == "Servidor parado." and f"El proceso {first.pid} ha muerto (SIGKILL)" in err and err.count("\n") == 1
+    assert out.strip() == "Servidor parado." and f"El proceso {first.pid} ha muerto (SIGKILL)" in err and err.count("ha muerto") == 1
 
 
 def test_workers_leave_when_their_boss_is_killed(tierra: Callable, folder: Path) -> None:
