@@ -83,6 +83,14 @@ class TableReader:
         data: Any,  # (n, k) los valores, fila a fila
     ) -> list[tuple[Any, ...]]:
         """Lee unas filas sin nombres, con los nombres aparte; `PayloadError` si no cuadran con la ficha."""
+        return self.read_columns(self.transpose(names, data))
+
+    def transpose(
+        self,
+        names: Any,  # los nombres de las columnas
+        data: Any,  # (n, k) los valores, fila a fila
+    ) -> dict[str, Sequence[Any]]:  # nombre → sus valores
+        """Pasa de filas a columnas; `PayloadError` si alguna fila no mide lo que debe."""
         if not isinstance(names, list) or not isinstance(data, list) or not all(isinstance(name, str) for name in names):
             raise PayloadError(422, "«columns» ha de ser la lista de los nombres y «data», la de las filas.")
         self.reader.check_count(len(data))
@@ -92,7 +100,7 @@ class TableReader:
             raise PayloadError(422, f"En «data», la fila {wrong} {reason}, y es {json.dumps(shorten(data[wrong]), ensure_ascii=False)}.")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise PayloadError(422, f"La columna «{repeated[0][:60]}» viene más de una vez: deja una.")
-        return self.read_columns(dict(zip(names, zip(*data, strict=True) if data else [()] * len(names), strict=True)))
+        return dict(zip(names, zip(*data, strict=True) if data else [()] * len(names), strict=True))
 
 # %% ../../nbs/3_api/13_formats.ipynb #m014
 def split_object(

@@ -26,6 +26,7 @@ import numpy as np
 # %% ../../nbs/3_api/12_server.ipynb #c004
 from .explanation import Explainer, Explanation
 from .fields import describe_engine
+from .dialects import build_dialect_routes
 from .formats import answer, build_table_routes
 from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem, open_body
 from .openapi import build_openapi
@@ -159,7 +160,7 @@ def build_routes(
         "/predict_score": {"POST": Route(score, quick=info["served_by"] == "onnx")},
         "/health": document(health), "/model": document(info, public=False), "/openapi.json": document(build_openapi(info, service.version)),
         "/": explained, "/docs": explained,
-    } | build_table_routes(service)
+    } | build_table_routes(service) | build_dialect_routes(service)
 
 # %% ../../nbs/3_api/12_server.ipynb #srv6
 @dataclass(frozen=True)
