@@ -27,7 +27,7 @@ import numpy as np
 from .explanation import Explainer, Explanation
 from .fields import describe_engine
 from .dialects import build_dialect_routes
-from .formats import answer, build_table_routes
+from .formats import answer_rows, build_table_routes
 from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem, open_body
 from .openapi import build_openapi
 from .page import CSP, build_page, list_examples
@@ -147,7 +147,7 @@ def build_routes(
 
     def score(request: Request) -> Reply:
         rows, single = service.reader.read(open_body(request, service.limits.max_body))
-        return answer(request, service, rows, single)
+        return answer_rows(request, service, rows, single)
 
     def document(content: Any, public: bool = True) -> dict[str, Route]:
         reply = Reply(json.dumps(content, ensure_ascii=False).encode())
@@ -158,10 +158,11 @@ def build_routes(
         content = build_page(info, service.version, address, service.examples).encode()
         return Reply(content, media=b"text/html; charset=utf-8", headers=[(b"content-security-policy", CSP.encode())])
 
+    ready = {"status": "ok", "name": info["name"], "model": service.version}
     explained = {"GET": Route(page, public=True)}
     return {
         "/predict_score": {"POST": Route(score, quick=info["served_by"] == "onnx")},
-        "/health": document(health), "/model": document(info, public=False), "/openapi.json": document(build_openapi(info, service.version)),
+        "/health": document(health), "/ready": document(ready), "/model": document(info, public=False), "/openapi.json": document(build_openapi(info, service.version)),
         "/": explained, "/docs": explained,
     } | build_table_routes(service) | build_dialect_routes(service)
 
