@@ -144,7 +144,7 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 # %% ../../nbs/3_api/08_messages.ipynb #g051
-_FLAGS = {"true": True, "1": True, "": True, "false": False, "0": False}
+_FLAGS = {"true": True, "false": False}
 
 
 def read_flag(

@@ -28,7 +28,8 @@ import numpy as np
 # %% ../../nbs/3_api/12_server.ipynb #c004
 from .explanation import Explainer, Explanation
 from .fields import describe_engine
-from .formats import answer, build_table_routes
+from .dialects import build_dialect_routes
+from .formats import answer_rows, build_table_routes
 from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem, open_body
 from .openapi import build_openapi
 from .page import CSP, build_page, list_examples
@@ -182,7 +183,7 @@ def build_routes(
 
     def score(request: Request) -> Reply:
         rows, single = service.reader.read(open_body(request, service.limits.max_body))
-        return answer(request, service, rows, single)
+        return answer_rows(request, service, rows, single)
 
     def document(content: Any, public: bool = True) -> dict[str, Route]:
         reply = Reply(json.dumps(content, ensure_ascii=False).encode())
@@ -193,12 +194,13 @@ def build_routes(
         content = build_page(info, service.version, address, service.examples).encode()
         return Reply(content, media=b"text/html; charset=utf-8", headers=[(b"content-security-policy", CSP.encode())])
 
+    ready = {"status": "ok", "name": info["name"], "model": service.version}
     explained = {"GET": Route(page, public=True)}
     return {
         "/predict_score": {"POST": Route(score, quick=info["served_by"] == "onnx")},
-        "/health": document(health), "/model": document(info, public=False), "/openapi.json": document(build_openapi(info, service.version)),
+        "/health": document(health), "/ready": document(ready), "/model": document(info, public=False), "/openapi.json": document(build_openapi(info, service.version)),
         "/": explained, "/docs": explained,
-    } | build_table_routes(service)
+    } | build_table_routes(service) | build_dialect_routes(service)
 
 # %% ../../nbs/3_api/12_server.ipynb #srv6
 @dataclass(frozen=True)
