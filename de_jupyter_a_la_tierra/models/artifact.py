@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #imp2
-from ..errors import TierraError, UsageError, WorkError, explain_os_errors
+from ..errors import TierraError, UsageError, WorkError, explain_os_errors, find_extra, missing_extra
 from .features import FEATURIZER, Input, as_frame, compute_inputs, find_unseen, list_inputs, split_cells
 from .linear import LinearTerms
 from ..spanish import format_number
@@ -403,7 +403,9 @@ def open_model(
         inputs = Described(info).inputs if "featurizer" in info else ()
         return Model(info, start(files[file], threads, inputs))
     except ImportError as error:
-        raise WorkError(f"Para usar el modelo «{source}» falta instalar «{error.name}».") from error
+        extra = find_extra(error.name or "")
+        how = f" {missing_extra(extra)}" if extra else ""
+        raise WorkError(f"Para usar el modelo «{source}» falta instalar «{error.name}».{how}") from error
     except Exception as error:  # los analizadores de ONNX y de skops lanzan de todo
         versions = ", ".join(f"{library} {version}" for library, version in info["versions"].items())
         reason = f"no se puede interpretar ({error}); se guardó con {versions}"
