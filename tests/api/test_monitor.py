@@ -1,5 +1,6 @@
 """Guardar lo servido y compararlo, con servidores de verdad: lo que se guarda, lo que se pierde, y lo que dice `tierra monitor`."""
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from browser import CHROMIUM, DESKTOP, PHONE, browsing
 from mixed import as_json, simulate_voyages
 
 from de_jupyter_a_la_tierra.hosting.recording import FILES, is_sampled, read_truths
@@ -294,6 +296,33 @@ def test_two_processes_share_a_folder(voyages: Path, tmp_path: Path) -> None:
     assert sorted(kept["request"].unique()) == sorted(names) and len(kept) == 600
     assert len({path.name.split("-")[2] for path in folder.glob("served-*")}) == 2
     assert (names[0], 3) in read_truths(folder)
+
+
+# ── La página ───────────────────────────────────────────────────────────────
+
+AXE = Path(os.environ.get("TIERRA_AXE", ""))  # axe.min.js, del paquete axe-core de npm
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="sin Chromium")
+def test_the_page_is_for_everybody(tierra: Callable, voyages: Path, tmp_path: Path) -> None:
+    """En un teléfono y en una pantalla, de día y de noche: nada se sale, nada se pide fuera y axe-core no tiene nada serio que decir."""
+    with recording(voyages, tmp_path / "served") as server:
+        names = server.send(simulate_voyages(300, seed=2).assign(fare=99.0))
+        server.client.post("/feedback", json=[{"id": name, "row": 1, "truth": "no"} for name in names])
+        server.stop()
+    tierra("monitor", "--folder", "served", "--output", "report.html", cwd=tmp_path)
+    with browsing(tmp_path / "chromium") as page:
+        for size in (PHONE, DESKTOP):
+            for dark in (False, True):
+                page.resize(size, dark)
+                page.open((tmp_path / "report.html").as_uri())
+                assert page.run("document.documentElement.scrollWidth <= innerWidth"), size
+                assert page.run("[...document.querySelectorAll('svg[role=img]')].every(svg => svg.querySelector('title').textContent)")
+                if AXE.is_file():
+                    page.run(AXE.read_text(encoding="utf-8"))
+                    found = page.run("axe.run().then(found => found.violations.map(({ id, impact, nodes }) => ({ id, impact, where: nodes.map(node => node.html) })))")
+                    assert not [each for each in found if each["impact"] in ("serious", "critical")]
+        assert {request["url"].partition(":")[0] for request in page.requests} == {"file"} and not page.faults
 
 
 # ── La orden ────────────────────────────────────────────────────────────────
