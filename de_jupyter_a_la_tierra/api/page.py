@@ -19,8 +19,8 @@ import numpy as np
 
 # %% ../../nbs/3_api/11_page.ipynb #c004
 from .explanation import Explainer
-from .fields import Field, build_example, build_fields, describe_data, find_moment
-from ..models.artifact import Model, ModelCard, describe_engine
+from .fields import Field, build_example, build_fields, describe_data, describe_engine, find_moment
+from ..models.artifact import Model, ModelCard
 from ..spanish import format_number
 from ..tables.dictionary import Column, describe_range
 

@@ -6,8 +6,7 @@ from .keys import is_loopback as is_loopback
 from .keys import open_gate as open_gate
 from .keys import read_keys as read_keys
 from .keys import revoke_key as revoke_key
-from .protocol import open_socket as open_socket
-from .protocol import run_server as run_server
+from .protocol import Server as Server
 from .recording import Recorder as Recorder
 from .recording import build_recorder as build_recorder
 from .report import build_report_page as build_report_page
@@ -22,3 +21,7 @@ from .shelf import WatchingShelf as WatchingShelf
 from .shelf import build_shelf_routes as build_shelf_routes
 from .telemetry import Telemetry as Telemetry
 from .telemetry import open_telemetry as open_telemetry
+from .workers import Assignment as Assignment
+from .workers import assemble as assemble
+from .workers import open_socket as open_socket
+from .workers import serve_forever as serve_forever

@@ -56,15 +56,20 @@ class Api:
         self.log = cwd / f"log-{time.monotonic_ns()}.txt"
         with self.log.open("w") as heard:
             command = [tierra.path, "serve", "--port", "0", *args]
-            self.process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=heard, text=True, env=os.environ | env)
+            env |= {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}  # adónde apuntó el de las pruebas
+            self.process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=heard, text=True, env=env)
         self.said = []
         for line in self.process.stdout:
             self.said.append(line)
             if "API en" in line:
                 break
-        assert self.said and "API en" in self.said[-1], "".join(self.said) + self.log.read_text()
+        assert self.said and "API en" in self.said[-1], "".join(self.said) + self.tell()
         self.port = int(re.search(r"127\.0\.0\.1:(\d+)", self.said[-1])[1])
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def tell(self) -> str:
+        """Lo que ha dicho, sin las peticiones."""
+        return "".join(line for line in self.log.read_text().splitlines(True) if '"event":"request"' not in line)
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=20)
@@ -76,7 +81,7 @@ class Api:
         """Espera a que `/health` diga algo."""
         limit = time.monotonic() + seconds
         while not what(health := self.get("/health").json()):
-            assert time.monotonic() < limit, f"{health}\n{self.log.read_text()}"
+            assert time.monotonic() < limit, f"{health}\n{self.tell()}"
             time.sleep(0.05)
         return health
 
@@ -159,8 +164,8 @@ def switch(link: Path, folder: Path) -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tres modelos iguales por fuera, y uno que pide otra cosa."""
     base = tmp_path_factory.mktemp("modelos")
-    found = {version: freeze(base / version / "racion", seed) for seed, version in enumerate(("v1", "v2", "v3"))}
-    return found | {"otro": freeze(base / "otro/racion", 7, (PROTEIN, Column(name="weight", meaning="Peso", minimum=0)))}
+    found = {version: freeze(base / "racion" / version / "racion", seed) for seed, version in enumerate(("v1", "v2", "v3"))}
+    return found | {"otro": freeze(base / "racion/otro/racion", 7, (PROTEIN, Column(name="weight", meaning="Peso", minimum=0)))}
 
 
 @pytest.fixture
@@ -187,7 +192,7 @@ def test_swaps_under_load(tierra, folders, link, tmp_path):
 
 def test_a_bad_model_does_not_get_in(tierra, folders, link, tmp_path):
     """Uno con un byte cambiado, y otro que no es un modelo: se rechazan, se dice una vez y sigue el de antes."""
-    bad = Path(shutil.copytree(folders["v2"].parent, tmp_path / "malo"))
+    bad = Path(shutil.copytree(folders["v2"].parent, tmp_path / "racion/malo"))
     onnx = bad / "racion/model.onnx"
     good = onnx.read_bytes()
     onnx.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
@@ -203,7 +208,7 @@ def test_a_bad_model_does_not_get_in(tierra, folders, link, tmp_path):
             assert "refused" not in api.wait_for(lambda health: health["model"] == "malo")
 
         load = Load([api.port]).during(swap)
-        log = api.log.read_text()
+        log = api.tell()
     assert not load.failed and not load.cut
     assert log.count("no se sirve") == 1 and "Traceback" not in log
     assert set(load.answers) == {answer_of(folders["v1"], "v1"), answer_of(bad / "racion", "malo")}
@@ -301,7 +306,7 @@ def test_the_registry_goes_away(tierra, copy):
         assert health["model"].startswith("2026-01") and api.ask().status_code == 200
         os.replace(copy / "aparte.db", copy / "mlflow.db")
         api.wait_for(lambda health: "trouble" not in health)
-        assert "Traceback" not in api.log.read_text()
+        assert "Traceback" not in api.tell()
 
 
 def test_in_the_shadow(tierra, copy):
@@ -311,8 +316,8 @@ def test_in_the_shadow(tierra, copy):
         answers = {api.ask().json()["model"] for _ in range(20)}
         many = httpx.post(api.url + "/predict_score", json=[ROW] * 500, timeout=20).json()
         limit = time.monotonic() + 20
-        while "tierra_shadow_rows_total" not in (metrics := api.get("/metrics").text) or "520.0" not in metrics:
-            assert time.monotonic() < limit, metrics + api.log.read_text()
+        while not re.search(r"tierra_shadow_rows_total\{.*\} 520", metrics := api.get("/metrics").text):
+            assert time.monotonic() < limit, metrics + api.tell()
             time.sleep(0.1)
     assert answers | {answer["model"] for answer in many} == {"2026-01-01T00.00.00.000Z"}
     from de_jupyter_a_la_tierra.tracking.promotion import read_trial
