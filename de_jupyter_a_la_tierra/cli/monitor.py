@@ -62,9 +62,9 @@ def find_version(
 
     folder = Path(model or "")
     if model and model.startswith("models:"):
-        from de_jupyter_a_la_tierra.cli.serve import find_model
+        from de_jupyter_a_la_tierra.hosting.resolver import find_model
 
-        folder = find_model(model)[0]
+        folder = find_model(model).folder
     if model and (folder / INFO_FILE).is_file():
         return parse_info((folder / INFO_FILE).read_bytes(), model)["sha256"]
     return model or ""
