@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -56,7 +57,7 @@ class Api:
         self.log = cwd / f"log-{time.monotonic_ns()}.txt"
         with self.log.open("w") as heard:
             command = [tierra.path, "serve", *([] if "--port" in args else ["--port", "0"]), *args]
-            env |= {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}  # adónde apuntó el de las pruebas
+            env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")} | env  # sin lo que MLflow apuntó aquí
             self.process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=heard, text=True, env=env)
         self.said = []
         for line in self.process.stdout:
@@ -135,8 +136,13 @@ class Load:
                     writer = None
                 await asyncio.sleep(0.002)
             except (OSError, asyncio.IncompleteReadError):  # se ha cerrado: a la otra, como haría quien reparte
+                if writer:
+                    writer.close()
                 self.cut, turn, writer = self.cut + sent, turn + 1, None
                 await asyncio.sleep(0.01)
+        if writer:
+            writer.close()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
     async def run(self, work: Callable) -> None:
         """Pregunta mientras se hace otra cosa, que corre en otro hilo."""
@@ -377,6 +383,52 @@ def test_promoting_for_real(tierra, tmp_path):
         assert tierra("models", "rollback", cwd=tmp_path).returncode == 0
         api.wait_for(lambda health: health["model"] == first)
     assert second > first
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_registry_far_away(tierra, copy, tmp_path, monkeypatch):
+    """Con un servidor de MLflow: se sirve su campeón; si el servidor cae, sigue el de antes; si vuelve con otro, entra."""
+    (copy / "mlflow.db").unlink()
+    command = [tierra.path.with_name("mlflow"), "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", tmp_path / "files"]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+
+    @contextmanager
+    def far_away() -> Iterator[None]:
+        env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (tmp_path / "server.txt").open("a") as heard:
+            server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], stdout=heard, stderr=heard, env=env, start_new_session=True)
+        try:
+            for _ in range(600):
+                with suppress(httpx.HTTPError):
+                    if httpx.get(f"{uri}/health").status_code == 200:
+                        break
+                time.sleep(0.1)
+            yield
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(20)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    base = copy / "data/06_models/catfood"
+    with far_away():
+        for folder in sorted(base.iterdir()):
+            register_model(find_project(copy), folder / "catfood")
+        crown(copy, 1)
+        shutil.rmtree(base)  # los modelos solo están allí
+        api = Api(tierra, copy, TIERRA_API_REFRESH="0.5", MLFLOW_TRACKING_URI=uri)
+        assert api.ask().json()["model"].startswith("2026-01")
+    try:
+        assert "no contesta" in api.wait_for(lambda health: "trouble" in health, 90)["trouble"]
+        assert api.ask().status_code == 200
+        with far_away():
+            crown(copy, 2)
+            assert "trouble" not in api.wait_for(lambda health: health["model"].startswith("2026-02"), 90)
+        assert api.stop() == 0 and "Traceback" not in api.tell()
+    finally:
+        api.process.kill()
 
 
 @pytest.mark.long
