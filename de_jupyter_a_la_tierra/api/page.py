@@ -405,7 +405,7 @@ def list_examples(
 ) -> dict[str, dict[str, Any]]:  # cómo se llama → una fila, como va en JSON
     """Filas que dan ganas de probar un modelo."""
     usual, fields, baseline = build_example(model.info), build_fields(model.info), model.info["baseline"]
-    found = {name: dict(row) for name, row in (known or {}).items()} | {"Una fila corriente": usual}
+    found = {name: dict(row) for name, row in (known or {}).items() if row.keys() == usual.keys()} | {"Una fila corriente": usual}
     choices = {field.column.name: _list_choices(field, baseline["features"].get(field.column.name), baseline["levels"]) for field in fields}
     explainer = Explainer(model)
     if None in [usual[field.column.name] for field in fields if not field.optional] or not any(choices.values()):
@@ -420,7 +420,7 @@ def list_examples(
 def _describe_notes(info: ModelCard) -> list[str]:
     """Lo que conviene saber de un modelo antes de fiarse de él."""
     trial = " Sus respuestas sirven para probar, y no para decidir." if info["data"].get("origin") == "simulated" else ""
-    return [each for each in (describe_data(info) + trial, describe_engine(info)) if each]
+    return [each for each in (describe_data(info) + trial, describe_engine(info) if "served_by" in info else "") if each]
 
 
 def build_page(
