@@ -132,6 +132,7 @@ lock: env-dev ## Rehace los candados (LOCK_FLAGS=--upgrade sube las versiones)
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" && export UV_CUSTOM_COMPILE_COMMAND && \
 	$(LOCK) pyproject.toml --extra dev -c requirements/limits.in -o requirements/dev.txt && \
 	$(LOCK) pyproject.toml --extra cluster -c requirements/dev.txt -o requirements/runtime.txt && \
+	$(LOCK) pyproject.toml --extra servir -c requirements/dev.txt -o requirements/servir.txt && \
 	$(LOCK) requirements/bootstrap.in -c requirements/dev.txt -o requirements/bootstrap.txt
 
 clean: ## Borra lo que se puede rehacer: entorno, sitio, paquetes y cachés (los datos, no)

@@ -17,12 +17,12 @@ def requirements(key: str) -> list[str]:
 
 
 def cumulative_extras() -> dict[str, list[str]]:
-    """Un extra por etapa, cada uno con los anteriores; `dev` los trae todos."""
+    """Un extra por etapa, cada uno con los anteriores; `dev` los trae todos. Y los de aparte, que solo traen lo suyo."""
     extras, so_far = {}, []
     for stage in [*cfg["extras"].split(), "dev"]:
         so_far = [*so_far, *requirements(f"{stage}_requirements")]
         extras[stage] = so_far
-    return extras
+    return extras | {name: requirements(f"{name}_requirements") for name in cfg["apart"].split()}
 
 
 # Lo que viaja dentro de la rueda sin ser código: nombre dentro del paquete → carpeta de aquí, y qué ficheros.

@@ -1,5 +1,6 @@
 """Un modelo pequeño con columnas de todas las clases, para las pruebas que lo sirven, lo registran o puntúan con él."""
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,15 @@ def simulate_voyages(n_rows: int = 600, seed: int = 0) -> pd.DataFrame:
     odds = (rows["class"] == "1") * 2.0 - (rows["port"] == "Palos") * 1.5 + rows["alone"] + (rows["notes"] == "lleva perro") - 1
     rows["survived"] = np.where(odds + rng.normal(0, 0.7, n_rows) > 0, "sí", "no")
     return rows
+
+
+def as_json(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Unas filas con sus tipos, como las mandaría un programa: `null` donde falta y las fechas como manda ISO."""
+    sent = rows[NAMES].astype(object)
+    sent["sailed"] = rows["sailed"].dt.strftime("%Y-%m-%d")
+    sent["seen"] = rows["seen"].dt.strftime("%Y-%m-%dT%H:%M:%S")
+    sent = sent.astype(object).where(rows[NAMES].notna() & (rows[NAMES] != ""), None)
+    return [{name: bool(v) if name in ("alone", "saved") and v is not None else v for name, v in row.items()} for row in sent.to_dict("records")]
 
 
 def write_voyages(rows: pd.DataFrame, path: Path) -> None:

@@ -26,12 +26,14 @@ import numpy as np
 # %% ../../nbs/3_api/12_server.ipynb #c004
 from .explanation import Explainer, Explanation
 from .fields import describe_engine
-from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem
+from .formats import answer, build_table_routes
+from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem, open_body
 from .openapi import build_openapi
 from .page import CSP, build_page, list_examples
 from .payload import PayloadReader, build_answer_type
 from ..errors import TierraError
 from ..models.artifact import Model
+from ..spanish import format_number
 
 # %% ../../nbs/3_api/12_server.ipynb #srv1
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class ModelService:
     ):
         self.model, self.version, self.limits, self.known = model, version, limits, known
         self.origin = model.info["data"].get("origin", "own")
-        self.reader = PayloadReader(model.info)
+        self.reader = PayloadReader(model.info, limits.max_rows)
         self._answer, self._encode = build_answer_type(model.info), msgspec.json.Encoder().encode
         self._knows_levels = "unseen" in self._answer.__struct_fields__
         self._methods = ("predict",) if model.info["task"] == "regression" else ("predict", "predict_proba")
@@ -139,12 +141,8 @@ def build_routes(
         health["notice"] = notice
 
     def score(request: Request) -> Reply:
-        request.rows, single = service.reader.read(request.body)
-        request.prediction = service.predict(request.rows)
-        if not request.query:
-            return Reply(service.write(request.prediction, single))
-        reasons = service.explainer.explain(request.rows, request.prediction.scores) if b"explain=true" in request.query else ()
-        return Reply(service.write(request.prediction, single, b"probabilities=true" in request.query, reasons))
+        rows, single = service.reader.read(open_body(request, service.limits.max_body))
+        return answer(request, service, rows, single)
 
     def document(content: Any, public: bool = True) -> dict[str, Route]:
         reply = Reply(json.dumps(content, ensure_ascii=False).encode())
@@ -164,7 +162,7 @@ def build_routes(
         "/predict_score": {"POST": Route(score, quick=info["served_by"] == "onnx")},
         "/health": document(health), "/model": document(info, public=False), "/openapi.json": document(build_openapi(info, service.version)),
         "/": explained, "/docs": explained,
-    }
+    } | build_table_routes(service)
 
 # %% ../../nbs/3_api/12_server.ipynb #srv6
 @dataclass(frozen=True)
@@ -277,7 +275,7 @@ async def run_apart(
     try:
         return await asyncio.wait_for(asyncio.to_thread(route.handler, request), seconds)
     except TimeoutError as error:
-        reason = f"La respuesta ha tardado más de {seconds:g} segundos: manda menos filas, o vuelve a intentarlo luego."
+        reason = f"La respuesta ha tardado más de {format_number(seconds)} segundos: manda menos filas, o vuelve a intentarlo luego."
         raise ApiError(503, reason, headers=[(b"retry-after", b"1")]) from error
 
 # %% ../../nbs/3_api/12_server.ipynb #srv16
@@ -358,7 +356,7 @@ class Api:
             self.gate.admit(request, route.public)
         if request.method == "POST":
             request.body = await read_body(receive, request.headers.get(b"content-length", b""), self.limits.max_body)
-        if route.quick and len(request.body) <= SMALL_BODY:
+        if route.quick and len(request.body) <= SMALL_BODY and b"content-encoding" not in request.headers:
             return route.handler(request)
         return await run_apart(route, request, self.limits.max_seconds)
 

@@ -79,6 +79,8 @@ def _describe(done: "Promotion") -> str:
     parts.append(f", en {verdict.n_rows} filas de evaluación.")
     if verdict.n_left_out:
         parts.append(f" Se apartaron {verdict.n_left_out} con las que había entrenado el anterior.")
+    if done.trial:
+        parts.append(f" {done.trial.describe()}")
     if done.forced:
         parts.append(f" A la fuerza: {verdict.objection}.")
     return "".join(parts)

@@ -62,9 +62,9 @@ def find_version(
 
     folder = Path(model or "")
     if model and model.startswith("models:"):
-        from de_jupyter_a_la_tierra.cli.serve import find_model
+        from de_jupyter_a_la_tierra.hosting.resolver import find_model
 
-        folder = find_model(model)[0]
+        folder = find_model(model).folder
     if model and (folder / INFO_FILE).is_file():
         return parse_info((folder / INFO_FILE).read_bytes(), model)["sha256"]
     return model or ""
@@ -78,10 +78,10 @@ _SHARE = click.FloatRange(min=0)
 @click.option("--model", metavar="MODELO", help="Solo una versión, o la de una carpeta o de models:/NOMBRE@champion; si no, todas.")
 @click.option("--since", metavar="CUÁNDO", help="Desde cuándo: 24h, 7d, 90m o una fecha; si no, todo.")
 @click.option("--output", type=PATH, metavar="FICHERO", help="Escribe también una página con dibujos.")
-@click.option("--warn", type=_SHARE, default=0.1, show_default=True, help="El PSI desde el que se avisa.")
-@click.option("--fail", type=_SHARE, default=0.25, show_default=True, help="El PSI desde el que es deriva, y se sale con 1.")
-@click.option("--drop", type=_SHARE, default=0.05, show_default=True, help="Lo que puede bajar el acierto, de 0 a 1.")
-@click.option("--rise", type=_SHARE, default=0.1, show_default=True, help="Lo que puede subir el error medio, en proporción.")
+@click.option("--warn", type=_SHARE, metavar="PSI", default=0.1, show_default=True, help="El PSI desde el que se avisa.")
+@click.option("--fail", type=_SHARE, metavar="PSI", default=0.25, show_default=True, help="El PSI desde el que es deriva, y se sale con 1.")
+@click.option("--drop", type=_SHARE, metavar="PARTE", default=0.05, show_default=True, help="Lo que puede bajar el acierto, de 0 a 1.")
+@click.option("--rise", type=_SHARE, metavar="PARTE", default=0.1, show_default=True, help="Lo que puede subir el error medio, en proporción.")
 @click.option("--ignore", multiple=True, metavar="COLUMNA", help="Una columna que no cuenta, como una fecha; se puede repetir.")
 @click.option("--json", "as_json", is_flag=True, help="Lo cuenta en JSON.")
 def monitor(

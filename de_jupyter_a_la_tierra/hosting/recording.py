@@ -111,6 +111,25 @@ def build_columns(
     columns |= {ROW + column["name"]: cells for column, cells in zip(info["features"], rows, strict=True)}
     return {name: _clean(columns[name], kind) for name, kind in kinds.items()}
 
+# %% ../../nbs/3_api/31_recording.ipynb #r030c
+def _build_array(values: Sequence[Any], kind: str) -> Any:
+    """Una columna de Arrow, hecha con sus bytes."""
+    import pyarrow as pa
+
+    present = np.array([value is not None for value in values], bool)
+    buffers = [None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))]
+    if kind == "text":
+        texts = [(value or "").encode() for value in values]
+        buffers += [pa.py_buffer(np.cumsum([0, *map(len, texts)], dtype=np.int32)), pa.py_buffer(b"".join(texts))]
+        return pa.Array.from_buffers(pa.string(), len(values), buffers)
+    types = {"number": (pa.float64(), "f8"), "integer": (pa.int64(), "i8"), "boolean": (pa.bool_(), "?"),
+             "date": (pa.timestamp("us"), "M8[us]"), "moment": (pa.timestamp("us", "UTC"), "M8[us]")}
+    arrow, numpy = types[kind]
+    empty = np.zeros((), numpy).item()
+    cells = np.array([empty if value is None else value.replace(tzinfo=None) if kind == "moment" else value for value in values], numpy)
+    buffers.append(pa.py_buffer(np.packbits(cells, bitorder="little") if kind == "boolean" else cells))
+    return pa.Array.from_buffers(arrow, len(values), buffers)
+
 # %% ../../nbs/3_api/31_recording.ipynb #r031
 class ParquetFiles:
     """Lo servido, en Parquet."""
@@ -125,9 +144,8 @@ class ParquetFiles:
         """Unas filas, ocupando poco."""
         import pyarrow as pa
 
-        types = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "text": pa.string(),
-                 "date": pa.timestamp("us"), "moment": pa.timestamp("us", "UTC")}
-        return pa.table({name: pa.array(values, types[kinds[name]]) for name, values in columns.items()})
+        arrays = [_build_array(values, kinds[name]) for name, values in columns.items()]
+        return pa.Table.from_arrays(arrays, [*columns])
 
     def save(
         self,

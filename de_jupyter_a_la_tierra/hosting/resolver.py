@@ -59,7 +59,7 @@ def ask_registry(
 class Choice:
     """El modelo que toca servir."""
 
-    folder: Path
+    folder: Path  # su carpeta
     version: str = ""  # vacía si la carpeta no es de un proyecto
     reason: str = ""  # por qué ese, si nadie lo ha dicho
 
@@ -119,7 +119,7 @@ class Pointer:
 
 def write_pointer(
     path: Path,  # el fichero
-    pointer: Pointer,
+    pointer: Pointer,  # lo que dirá
 ) -> None:
     """Escribe el puntero; quien lo lea verá el de antes o el de ahora, nunca medio."""
     with atomic_path(path) as draft:

@@ -42,7 +42,7 @@ def _check_prediction(prediction: Prediction, info: ModelCard) -> str:
 
 
 def examine_answer(
-    service: ModelService,
+    service: ModelService,  # el que se quiere servir
 ) -> None:
     """El modelo contesta a su propio ejemplo; `WorkError` si no puede, o si lo que contesta no puede ser."""
     info = service.model.info
@@ -100,7 +100,7 @@ def open_service(
     version: str = "",  # vacía si la carpeta no es de un proyecto
     sha256: str = "",  # el lacre que ha de tener; vacío si da igual
     current: ModelCard | None = None,  # la ficha del que se sirve; sin ella no se comparan
-    limits: Limits = DEFAULT_LIMITS,
+    limits: Limits = DEFAULT_LIMITS,  # hasta dónde se atiende
     known: Mapping[str, Mapping[str, Any]] | None = None,  # filas de ejemplo del proyecto: cómo se llama cada una → la fila
 ) -> ModelService:
     """Abre un modelo y lo examina; `WorkError` si no se puede servir."""
@@ -127,13 +127,26 @@ def main() -> None:
 _LOG = logging.getLogger("tierra.models")
 
 
+def _mark_file(path: Path) -> tuple[int, ...]:
+    """La señal de un fichero; vacía si no está."""
+    if not path.exists():
+        return ()
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def _refuse(pointer: Pointer, error: Exception) -> dict[str, str]:
+    """Lo que se apunta de un modelo que no se ha podido abrir."""
+    return {"folder": pointer.folder, "version": pointer.version, "sha256": pointer.sha256, "reason": str(error)}
+
+# %% ../../nbs/3_api/30_shelf.ipynb #sh21b
 class WatchingShelf:
     """Un mostrador que sirve lo que dice un puntero, y se entera cuando cambia."""
 
     def __init__(
         self,
         path: Path,  # el puntero
-        limits: Limits = DEFAULT_LIMITS,
+        limits: Limits = DEFAULT_LIMITS,  # hasta dónde se atiende
         force: bool = False,  # si vale un modelo que pide otra cosa
         every: float = 0.5,  # segundos entre mirada y mirada
     ):
@@ -156,12 +169,8 @@ class WatchingShelf:
         strict: bool = False,  # si lo que no valga se lanza, en vez de apuntarlo
     ) -> None:
         """Mira una vez y, si toca otro modelo, lo cambia."""
-        try:
-            stat = self.path.stat()
-        except FileNotFoundError:
-            return
-        seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if seen == self._seen and (self.current or not self.pointer.folder):
+        seen = _mark_file(self.path)
+        if not seen or seen == self._seen and (self.current or not self.pointer.folder):
             return
         self._seen, self.pointer = seen, read_pointer(self.path)
         refused = self.pointer.refused or {}
@@ -171,7 +180,7 @@ class WatchingShelf:
             except Exception as error:  # lo que sea: la API sigue
                 if strict:
                     raise
-                refused = {key: getattr(self.pointer, key) for key in ("folder", "version", "sha256")} | {"reason": str(error)}
+                refused = _refuse(self.pointer, error)
                 if refused != self.refused:
                     _LOG.error("El modelo «%s» no se sirve: %s", self.pointer.version or self.pointer.name, error)
         self.refused = refused
@@ -192,7 +201,7 @@ class WatchingShelf:
 
 # %% ../../nbs/3_api/30_shelf.ipynb #sh31
 def describe_shelf(
-    shelf: WatchingShelf,
+    shelf: WatchingShelf,  # el mostrador de este proceso
 ) -> dict[str, object]:
     """Qué se sirve, por qué, y qué no se ha podido servir."""
     served, pointer = shelf.current, shelf.pointer
@@ -210,7 +219,7 @@ def describe_shelf(
 
 
 def build_shelf_routes(
-    shelf: WatchingShelf,
+    shelf: WatchingShelf,  # el mostrador de este proceso
 ) -> dict[str, dict[str, Route]]:
     """Las direcciones que cuentan cómo está el mostrador: `/health` y `/ready`."""
 

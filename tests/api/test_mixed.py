@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from mixed import COLUMNS, NAMES, VOYAGE, fit_voyages, simulate_voyages
+from mixed import COLUMNS, NAMES, VOYAGE, as_json, fit_voyages, simulate_voyages
 from serving import Server, serving
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.pipeline import make_pipeline
@@ -33,15 +33,6 @@ def server(tierra: Callable, voyages: Path) -> Iterator[Server]:
     """Un servidor con él."""
     with serving(tierra, voyages.parent, "--model", voyages) as server:
         yield server
-
-
-def as_json(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Unas filas con sus tipos, como las mandaría un programa: `null` donde falta y las fechas como manda ISO."""
-    sent = rows[NAMES].astype(object)
-    sent["sailed"] = rows["sailed"].dt.strftime("%Y-%m-%d")
-    sent["seen"] = rows["seen"].dt.strftime("%Y-%m-%dT%H:%M:%S")
-    sent = sent.astype(object).where(rows[NAMES].notna() & (rows[NAMES] != ""), None)
-    return [{name: bool(v) if name in ("alone", "saved") and v is not None else v for name, v in row.items()} for row in sent.to_dict("records")]
 
 
 def test_a_list_is_answered_as_the_model_does(server: Server, model: Model) -> None:

@@ -1,0 +1,329 @@
+"""Cambiar de modelo en marcha, con procesos de verdad, carga y modelos rotos a propósito: nadie lo nota."""
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from de_jupyter_a_la_tierra.api.server import ModelService
+from de_jupyter_a_la_tierra.models.artifact import load_model
+from de_jupyter_a_la_tierra.models.freezing import freeze_model
+from de_jupyter_a_la_tierra.projects.project import find_project
+from de_jupyter_a_la_tierra.tables.dictionary import Column
+from de_jupyter_a_la_tierra.tracking.registry import open_registry, register_model
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]  # MLflow avisa de mil cosas suyas
+PROTEIN = Column(name="protein", meaning="Proteína", unit="%", minimum=0, maximum=100)
+AGE = Column(name="age", meaning="Edad", unit="años", minimum=0)
+ROW = {"protein": 44, "age": 6}
+BODY = json.dumps(ROW).encode()
+
+
+def freeze(folder: Path, seed: int, columns: tuple[Column, ...] = (PROTEIN, AGE), name: str = "racion") -> Path:
+    """Un modelo pequeño que contesta cosas distintas con cada semilla."""
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(1, 90, (200, len(columns))).astype("float32")
+    y = (X[:, 0] * rng.uniform(0.5, 2) > X[:, -1] * rng.uniform(0.5, 2)).astype(int) + 1
+    freeze_model(
+        LogisticRegression(C=0.001 * (1 + seed)).fit(X, y), folder, X_train=X, X_evaluation=X, metrics={"accuracy": 0.5 + seed / 100},
+        features=list(columns), target=Column(name="paws", meaning="Patas", minimum=1, maximum=2, integer=True),
+        data={"origin": "simulated"}, name=name,
+    )
+    return folder
+
+
+def answer_of(folder: Path, version: str) -> bytes:
+    """Lo que ha de contestar un modelo a la fila de las pruebas."""
+    return ModelService(load_model(folder), version).answer(BODY)
+
+
+class Api:
+    """Un `tierra serve` en marcha, con o sin modelo."""
+
+    def __init__(self, tierra: Callable, cwd: Path, *args: str, **env: str) -> None:
+        self.log = cwd / f"log-{time.monotonic_ns()}.txt"
+        with self.log.open("w") as heard:
+            command = [tierra.path, "serve", "--port", "0", *args]
+            env |= {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}  # adónde apuntó el de las pruebas
+            self.process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=heard, text=True, env=env)
+        self.said = []
+        for line in self.process.stdout:
+            self.said.append(line)
+            if "API en" in line:
+                break
+        assert self.said and "API en" in self.said[-1], "".join(self.said) + self.tell()
+        self.port = int(re.search(r"127\.0\.0\.1:(\d+)", self.said[-1])[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def tell(self) -> str:
+        """Lo que ha dicho, sin las peticiones."""
+        return "".join(line for line in self.log.read_text().splitlines(True) if '"event":"request"' not in line)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=20)
+
+    def ask(self) -> httpx.Response:
+        return httpx.post(self.url + "/predict_score", content=BODY, timeout=20)
+
+    def wait_for(self, what: Callable[[dict], bool], seconds: float = 30) -> dict:
+        """Espera a que `/health` diga algo."""
+        limit = time.monotonic() + seconds
+        while not what(health := self.get("/health").json()):
+            assert time.monotonic() < limit, f"{health}\n{self.tell()}"
+            time.sleep(0.05)
+        return health
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        self.process.communicate(timeout=30)
+        return self.process.returncode
+
+
+@contextmanager
+def serving(tierra: Callable, cwd: Path, *args: str, **env: str) -> Iterator[Api]:
+    """La API, y al salir, su final."""
+    api = Api(tierra, cwd, *args, **env)
+    try:
+        yield api
+    finally:
+        if api.process.poll() is None:
+            api.stop()
+
+
+class Load:
+    """Unas conexiones que preguntan lo mismo sin parar y apuntan cada respuesta distinta."""
+
+    def __init__(self, ports: list[int], connections: int = 4) -> None:
+        self.ports, self.connections = ports, connections
+        self.answers: Counter[bytes] = Counter()  # cuerpo de un 200 → cuántas veces
+        self.failed: list[str] = []  # lo que no fue un 200
+        self.cut = 0  # conexiones que se cerraron con una petición a medias
+        self.closing = False
+
+    async def _ask(self, number: int) -> None:
+        """Una conexión: pregunta, espera, apunta; si se la cierran entre dos preguntas, abre otra."""
+        request = b"POST /predict_score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+        reader = writer = None
+        while not self.closing:
+            sent = False
+            try:
+                if writer is None:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[number % len(self.ports)])
+                writer.write(request)
+                sent = True
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                body = await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+                if head.startswith(b"http/1.1 200"):
+                    self.answers[body] += 1
+                else:
+                    self.failed.append(f"{head[:40]!r} {body[:200]!r}")
+                if b"connection: close" in head:
+                    writer.close()
+                    writer = None
+                await asyncio.sleep(0.002)
+            except OSError:
+                self.cut, writer = self.cut + sent, None
+                await asyncio.sleep(0.02)
+            except asyncio.IncompleteReadError:
+                self.cut, writer = self.cut + 1, None
+
+    async def run(self, work: Callable) -> None:
+        """Pregunta mientras se hace otra cosa, que corre en otro hilo."""
+        tasks = [asyncio.create_task(self._ask(number)) for number in range(self.connections)]
+        try:
+            await asyncio.to_thread(work)
+        finally:
+            self.closing = True
+            await asyncio.gather(*tasks)
+
+    def during(self, work: Callable) -> "Load":
+        asyncio.run(self.run(work))
+        return self
+
+
+def switch(link: Path, folder: Path) -> None:
+    """Cambia, de una vez, la carpeta a la que lleva un nombre."""
+    draft = link.with_name(link.name + ".nueva")
+    draft.symlink_to(folder)
+    os.replace(draft, link)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tres modelos iguales por fuera, y uno que pide otra cosa."""
+    base = tmp_path_factory.mktemp("modelos")
+    found = {version: freeze(base / "racion" / version / "racion", seed) for seed, version in enumerate(("v1", "v2", "v3"))}
+    return found | {"otro": freeze(base / "racion/otro/racion", 7, (PROTEIN, Column(name="weight", meaning="Peso", minimum=0)))}
+
+
+@pytest.fixture
+def link(folders, tmp_path) -> Path:
+    """Un nombre que lleva a un modelo y que se puede cambiar de golpe."""
+    switch(place := tmp_path / "servido", folders["v1"])
+    return place
+
+
+def test_swaps_under_load(tierra, folders, link, tmp_path):
+    """Se cambia de modelo varias veces con carga: ningún fallo, y cada respuesta es la de la versión que dice."""
+    expected = {answer_of(folders[version], version) for version in ("v1", "v2", "v3")}
+    with serving(tierra, tmp_path, "--model", str(link), TIERRA_API_REFRESH="0.2") as api:
+
+        def swap() -> None:
+            for version in ("v2", "v3", "v1"):
+                switch(link, folders[version])
+                api.wait_for(lambda health, version=version: health["model"] == version)
+
+        load = Load([api.port]).during(swap)
+    assert not load.failed and not load.cut
+    assert set(load.answers) == expected
+
+
+def test_a_bad_model_does_not_get_in(tierra, folders, link, tmp_path):
+    """Uno con un byte cambiado, y otro que no es un modelo: se rechazan, se dice una vez y sigue el de antes."""
+    bad = Path(shutil.copytree(folders["v2"].parent, tmp_path / "racion/malo"))
+    onnx = bad / "racion/model.onnx"
+    good = onnx.read_bytes()
+    onnx.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with serving(tierra, tmp_path, "--model", str(link), TIERRA_API_REFRESH="0.2") as api:
+
+        def swap() -> None:
+            switch(link, bad / "racion")
+            health = api.wait_for(lambda health: "refused" in health)
+            assert health["model"] == "v1" and health["status"] == "ok"
+            assert health["refused"]["version"] == "malo" and "sha256" in health["refused"]["reason"]
+            time.sleep(0.7)  # unas cuantas miradas más, que no lo cuentan otra vez
+            onnx.write_bytes(good)  # alguien lo arregla, y entra
+            assert "refused" not in api.wait_for(lambda health: health["model"] == "malo")
+
+        load = Load([api.port]).during(swap)
+        log = api.tell()
+    assert not load.failed and not load.cut
+    assert log.count("no se sirve") == 1 and "Traceback" not in log
+    assert set(load.answers) == {answer_of(folders["v1"], "v1"), answer_of(bad / "racion", "malo")}
+
+
+def test_another_schema_is_refused_or_forced(tierra, folders, link, tmp_path):
+    """El que pide otras columnas no entra, y dice cuáles; si se pide, sí."""
+    with serving(tierra, tmp_path, "--model", str(link), TIERRA_API_REFRESH="0.2") as api:
+        switch(link, folders["otro"])
+        refused = api.wait_for(lambda health: "refused" in health)["refused"]
+        assert "ya no admite «age»" in refused["reason"] and "pide «weight»" in refused["reason"]
+        assert api.ask().json()["model"] == "v1"
+    switch(link, folders["v1"])
+    with serving(tierra, tmp_path, "--model", str(link), "--force-schema", TIERRA_API_REFRESH="0.2") as api:
+        switch(link, folders["otro"])
+        api.wait_for(lambda health: health["model"] == "otro")
+        assert api.ask().status_code == 422
+
+
+def test_the_one_who_watches_dies(tierra, folders, link, tmp_path):
+    """Si muere el proceso que mira, nace otro y los cambios siguen llegando; y no queda ninguno al acabar."""
+    psutil = pytest.importorskip("psutil")
+    with serving(tierra, tmp_path, "--model", str(link), TIERRA_API_REFRESH="0.2") as api:
+
+        def find_watchers() -> list:
+            return [child for child in psutil.Process(api.process.pid).children(recursive=True) if "hosting.resolver" in " ".join(child.cmdline())]
+
+        (first,) = find_watchers()
+        first.kill()
+        switch(link, folders["v2"])
+        api.wait_for(lambda health: health["model"] == "v2")
+        (second,) = find_watchers()
+        api.process.kill()
+        api.process.wait(10)
+        second.wait(10)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Un proyecto con dos versiones en su registro, y ningún campeón."""
+    root = tmp_path_factory.mktemp("proyecto")
+    for seed, version in enumerate(("2026-01-01T00.00.00.000Z", "2026-02-01T00.00.00.000Z")):
+        register_model(find_project(root), freeze(root / "data/06_models/catfood" / version / "catfood", seed, name="catfood"))
+    return root
+
+
+def crown(root: Path, version: int, alias: str = "champion") -> None:
+    """Pone un alias en el registro, como hace MLflow."""
+    with open_registry(find_project(root)) as client:
+        client.set_registered_model_alias("catfood", alias, str(version))
+
+
+@pytest.fixture
+def copy(project, tmp_path) -> Path:
+    """El mismo proyecto, para cambiarlo."""
+    return Path(shutil.copytree(project, tmp_path / "copia"))
+
+
+def test_the_champion_is_served(tierra, copy):
+    """Sin campeón se sirve el último, y se dice; con campeón, él, ahora y al volver a arrancar."""
+    with serving(tierra, copy, TIERRA_API_REFRESH="0.2") as api:
+        assert "No hay campeón: se sirve el último entrenado." in api.said[0]
+        assert api.ask().json()["model"].startswith("2026-02")
+
+        def promote() -> None:
+            crown(copy, 1)
+            api.wait_for(lambda health: health["model"].startswith("2026-01"))
+
+        load = Load([api.port]).during(promote)
+        assert not load.failed and not load.cut and len(load.answers) == 2
+    freeze(copy / "data/06_models/catfood/2026-03-01T00.00.00.000Z/catfood", 5, name="catfood")  # uno más nuevo, que nadie ha aprobado
+    with serving(tierra, copy) as api:
+        assert "Es el campeón del registro." in api.said[0] and api.ask().json()["model"].startswith("2026-01")
+
+
+def test_before_any_champion(tierra, copy):
+    """Pedido por su alias, se espera a que lo haya: 503 en /ready y al predecir; luego contesta, sin reiniciar."""
+    with serving(tierra, copy, "--model", "models:/catfood@champion", TIERRA_API_REFRESH="0.2") as api:
+        assert "Todavía no hay modelo que servir" in api.said[0]
+        assert [api.get(path).status_code for path in ("/health", "/ready")] == [200, 503]
+        early = api.ask()
+        assert early.status_code == 503 and early.headers["retry-after"] and "ningún modelo" in early.json()["detail"]
+        crown(copy, 2)
+        api.wait_for(lambda health: health["status"] == "ok")
+        assert api.get("/ready").status_code == 200 and api.ask().json()["model"].startswith("2026-02")
+
+
+def test_the_registry_goes_away(tierra, copy):
+    """Si el registro deja de contestar, sigue el de antes, y se dice."""
+    crown(copy, 1)
+    with serving(tierra, copy, TIERRA_API_REFRESH="0.2") as api:
+        (copy / "mlflow.db").rename(copy / "aparte.db")
+        (copy / "mlflow.db").write_bytes(b"esto no es una base" * 100)
+        health = api.wait_for(lambda health: "trouble" in health)
+        assert health["model"].startswith("2026-01") and api.ask().status_code == 200
+        os.replace(copy / "aparte.db", copy / "mlflow.db")
+        api.wait_for(lambda health: "trouble" not in health)
+        assert "Traceback" not in api.tell()
+
+
+def test_in_the_shadow(tierra, copy):
+    """El candidato contesta a la sombra sin que se note, y lo que se contó queda para quien promueva."""
+    crown(copy, 1)
+    with serving(tierra, copy, "--shadow", "models:/catfood/2", TIERRA_API_REFRESH="0.2") as api:
+        answers = {api.ask().json()["model"] for _ in range(20)}
+        many = httpx.post(api.url + "/predict_score", json=[ROW] * 500, timeout=20).json()
+        limit = time.monotonic() + 20
+        while "tierra_shadow_rows_total" not in (metrics := api.get("/metrics").text) or "520.0" not in metrics:
+            assert time.monotonic() < limit, metrics + api.tell()
+            time.sleep(0.1)
+    assert answers | {answer["model"] for answer in many} == {"2026-01-01T00.00.00.000Z"}
+    from de_jupyter_a_la_tierra.tracking.promotion import read_trial
+    from de_jupyter_a_la_tierra.tracking.registry import list_versions
+
+    with open_registry(find_project(copy)) as client:
+        first, second = list_versions(client, "catfood")
+    trial = read_trial(find_project(copy), second.sha256, first.sha256)
+    assert trial.rows == 520 and trial.errors == 0 and "A la sombra: 520 filas" in trial.describe()
