@@ -292,7 +292,7 @@ _PAGE = """<!doctype html>
 <p>La misma pregunta, para pegarla en una terminal. Manda una lista de filas y recibirás una lista de predicciones, en su orden.</p>
 <pre tabindex="0"><code id="curl" data-where="{{ address }}/predict_score">{{ curl }}</code></pre>
 <ul><li><a href="openapi.json">openapi.json</a>: la API, descrita en OpenAPI 3.1</li>
-<li><a href="model">model</a>: la ficha del modelo</li><li><a href="health">health</a>: si está en marcha</li></ul></section></footer>
+<li><a href="model">model</a>: la ficha del modelo (con clave, si la hay)</li><li><a href="health">health</a>: si está en marcha</li></ul></section></footer>
 <script>{{ script | safe }}</script></body></html>"""
 
 
