@@ -234,7 +234,6 @@ class Metrics:
         self.seconds = Histogram("tierra_request_seconds", "Lo que tardan en contestarse", ["route"], buckets=_STEPS, **about)
         self.rows = Counter("tierra_rows", "Filas predichas", ["model"], **about)
         self.events = Counter("tierra_events", "Cambios de modelo, rechazos, procesos muertos…", ["event"], **about)
-        self.shadow = Counter("tierra_shadow_rows", "Filas que también contestó el candidato, y si coincidió", ["agrees"], **about)
         self.model = Gauge("tierra_model_info", "El modelo que se sirve", ["name", "model", "served_by"], multiprocess_mode="livemax", **about)
         self.active = Gauge("tierra_active_requests", "Peticiones a medias", multiprocess_mode="livesum", **about)
         self.lost = Gauge("tierra_log_lines_lost", "Líneas del registro que se han perdido", multiprocess_mode="livesum", **about)
