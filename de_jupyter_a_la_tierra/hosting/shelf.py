@@ -134,7 +134,7 @@ def _mark_file(path: Path) -> tuple[int, ...]:
 
 def _refuse(pointer: Pointer, error: Exception) -> dict[str, str]:
     """Lo que se apunta de un modelo que no se ha podido abrir."""
-    return {"folder": pointer.folder, "version": pointer.version, "sha256": pointer.sha256, "reason": str(error)}
+    return {"folder": pointer.folder, "version": pointer.version or pointer.name, "sha256": pointer.sha256, "reason": str(error)}
 
 # %% ../../nbs/3_api/30_shelf.ipynb #sh21b
 class WatchingShelf:
@@ -179,7 +179,7 @@ class WatchingShelf:
                     raise
                 refused = _refuse(self.pointer, error)
                 if refused != self.refused:
-                    _LOG.error("El modelo «%s» no se sirve: %s", self.pointer.version or self.pointer.name, error)
+                    _LOG.error("El modelo «%s» no se sirve: %s", refused["version"], error, extra={"event": "model_refused"})
         self.refused = refused
 
     def _swap(self) -> None:
@@ -187,6 +187,8 @@ class WatchingShelf:
         pointer, before = self.pointer, None if self.force or self.current is None else self.current.service.model.info
         self.current = serve_model(open_service(Path(pointer.folder), pointer.version, pointer.sha256, before, self.limits))
         self.swaps += 1
+        if self.swaps > 1:
+            _LOG.info("Ahora contesta «%s».", self.current.service.version, extra={"event": "model_changed"})
 
     def _watch(self) -> None:
         """Mira de vez en cuando."""
