@@ -561,9 +561,9 @@ MEGAS = {
     "Parquet que no lo es": post(b"PAR1" + b"a" * MEGA + b"PAR1", b"/predict_scores", b"application/vnd.apache.parquet"),
     "invocación": post(b'{"dataframe_split": {"columns": ["kilos"], "data": [' + b"[4]," * (MEGA // 4) + b"[4]]}}", b"/invocations"),
     "inferencia": post(b'{"inputs": [{"name": "kilos", "datatype": "FP32", "shape": [%d], "data": [' % (MEGA // 2 + 1) + b"4," * (MEGA // 2) + b"4]}]}",
-                       "/v2/models/raci%C3%B3n/infer".encode()),
+                       b"/v2/models/raci%C3%B3n/infer"),
     "tensores anidados": post(b'{"inputs": [{"name": "kilos", "datatype": "FP32", "shape": [1], "data": ' + b"[" * MEGA + b"]}]}",
-                              "/v2/models/raci%C3%B3n/infer".encode()),
+                              b"/v2/models/raci%C3%B3n/infer"),
     "escapes": post(b'{"kilos": "' + b"\\u0061" * (MEGA // 6) + b'"}'),
 }
 
