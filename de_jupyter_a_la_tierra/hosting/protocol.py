@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_PATH', 'LINGER', 'IDLE', 'HEAD', 'BODY', 'TICK', 'QUIET', 'GRACE', 'explain_fault', 'write_head', 'write_problem',
-           'Hall', 'rebuild_head', 'Server', 'say_goodbye']
+           'Hall', 'rebuild_head', 'write_reply', 'Server', 'say_goodbye']
 
 # %% ../../nbs/3_api/23_protocol.ipynb #p002
 import asyncio
@@ -25,7 +25,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 # %% ../../nbs/3_api/23_protocol.ipynb #p003
-from ..api.messages import ApiError, build_problem
+from ..api.messages import ApiError, Reply, Request, build_problem
+from ..api.server import SMALL_BODY, Api, open_request
 from .settings import ServeSettings
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q011
@@ -190,6 +191,19 @@ def rebuild_head(
             lines.append(b"%s: %s" % (name, value))
     return b"\r\n".join([*lines, b"", b""])
 
+# %% ../../nbs/3_api/23_protocol.ipynb #q042b
+def _tell_big(settings: ServeSettings) -> ApiError:
+    """Lo que se le dice a quien trae demasiadas cabeceras."""
+    most = f"{settings.max_headers} cabeceras y {settings.max_header_bytes // 1024} KB entre todas"
+    return ApiError(431, f"Se admiten {most}: manda los datos en el cuerpo.")
+
+
+def _tell_late(reading: int, settings: ServeSettings) -> ApiError:
+    """Lo que se le dice a quien se pasa del plazo."""
+    if reading == HEAD:
+        return ApiError(408, f"Las cabeceras no han llegado en {settings.header_seconds:g} segundos.")
+    return ApiError(408, f"El cuerpo no ha llegado en {settings.body_seconds:g} segundos: mándalo más deprisa, o en varias peticiones.")
+
 # %% ../../nbs/3_api/23_protocol.ipynb #q043
 class _Reader(HttpToolsProtocol):
     """La parte de una conexión que lee, sin pasarse de los límites."""
@@ -215,7 +229,7 @@ class _Reader(HttpToolsProtocol):
             self.refuse(explain_fault(error))
         else:
             if self.quiet > self.settings.max_header_bytes:
-                self.refuse(self._too_big())
+                self.refuse(_tell_big(self.settings))
 
     def _feed(self, data: Any) -> Any:
         """Da unos bytes al lector; devuelve los que hay que darle luego, si hubo que empezar otro."""
@@ -243,16 +257,12 @@ class _Reader(HttpToolsProtocol):
         self.lines += 1
         self.weight += len(name) + len(value) + 4
         if self.weight > self.settings.max_header_bytes or self.lines > self.settings.max_headers:
-            raise self._too_big()
+            raise _tell_big(self.settings)
         if self.reading == HEAD:
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
             self.headers.append((name, value))
-
-    def _too_big(self) -> ApiError:
-        most = f"{self.settings.max_headers} cabeceras y {self.settings.max_header_bytes // 1024} KB entre todas"
-        return ApiError(431, f"Se admiten {most}: manda los datos en el cuerpo.")
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q044
 class _Listener(_Reader):
@@ -283,9 +293,18 @@ class _Listener(_Reader):
         about = {"method": method.decode("ascii"), "http_version": version, "path": path, "raw_path": raw, "query_string": parsed.query or b""}
         self.scope.update(cast(Any, about))
         self.reading, self.deadline = BODY, self.loop.time() + self.settings.body_seconds
+        self.begin()
+
+    @property
+    def keeps(self) -> bool:
+        """Si tras la respuesta a la petición que se está leyendo puede venir otra."""
+        return self.parser.get_http_version() != "1.0" and bool(self.parser.should_keep_alive())
+
+    def begin(self) -> None:
+        """Pone en marcha quien conteste."""
         self.cycle = cycle = _Cycle(
             self.scope, cast(Any, self), self.flow, self.logger, self.access_logger, False, self.hall.default_headers,
-            asyncio.Event(), self.expect_100_continue, version != "1.0" and self.parser.should_keep_alive(), self.on_response_complete,
+            asyncio.Event(), self.expect_100_continue, self.keeps, self.on_response_complete,
         )
         cycle.connection = self
         self.queue.append(cycle)
@@ -310,8 +329,62 @@ class _Listener(_Reader):
         leaving = self.hall.leaving or self.half_closed
         return cycle.more_body or (leaving and cycle is self.cycle and self.reading == IDLE)
 
+# %% ../../nbs/3_api/23_protocol.ipynb #q044b
+def write_reply(
+    reply: Reply,  # una respuesta
+    headers: Iterable[tuple[bytes, bytes]],  # las que lleva, sin las de su contenido
+) -> bytes:  # la respuesta entera, como va por el cable
+    """Una respuesta, de una vez."""
+    about = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.body)), *headers]
+    return write_head(reply.status, about) + reply.body
+
+# %% ../../nbs/3_api/23_protocol.ipynb #q044d
+class _Shortcut(_Listener):
+    """La que además toma el atajo."""
+
+    held: Request | None = None  # la que quizá se conteste en el acto, si aún no está entera
+
+    def begin(self) -> None:
+        """Guarda la petición, si es de las pequeñas, hasta que esté entera."""
+        free = not (self.queue or self.expect_100_continue or self.hall.leaving or self.half_closed or self.flow.write_paused)
+        request = open_request(self.scope, self.app.shelf.current) if free and isinstance(self.app, Api) else None
+        whole = request and b"transfer-encoding" not in request.headers and int(request.headers.get(b"content-length", b"0")) <= SMALL_BODY
+        if not whole:
+            return super().begin()
+        self.held = request
+        return None
+
+    def on_body(self, body: bytes) -> None:
+        """Llega un trozo del cuerpo."""
+        if self.held is None:
+            return super().on_body(body)
+        self.quiet = 0
+        self.held.body += body
+        return None
+
+    def on_message_complete(self) -> None:
+        """La petición está entera: se contesta ya, si se puede."""
+        request, self.held = self.held, None
+        if request is None:
+            return super().on_message_complete()
+        reply = self.app.answer_now(request)
+        if reply is None:
+            super().begin()
+            super().on_body(request.body)
+            return super().on_message_complete()
+        keeps, about = self.keeps, [*self.hall.default_headers, *self.app.describe(request, reply)]
+        self.transport.write(write_reply(reply, about if keeps else [*about, (b"connection", b"close")]))
+        self.hall.total_requests += 1
+        self.reading, self.deadline = IDLE, self.loop.time() + self.settings.idle
+        self.loop.call_soon(self.app.tell, request, reply)
+        return None if keeps else self.close()
+
+    def close(self) -> None:
+        """Cuelga, con buenas maneras."""
+        raise NotImplementedError
+
 # %% ../../nbs/3_api/23_protocol.ipynb #q051
-class _Talker(_Listener):
+class _Talker(_Shortcut):
     """Una conexión entera: la que además sabe acabar."""
 
     deaf = False  # si ya no escucha
@@ -366,13 +439,6 @@ class _Talker(_Listener):
         """Ya lo recoge."""
         super().resume_writing()
         self.stalled = math.inf
-
-# %% ../../nbs/3_api/23_protocol.ipynb #q051b
-def _tell_late(reading: int, settings: ServeSettings) -> ApiError:
-    """Lo que se le dice a quien se pasa del plazo."""
-    if reading == HEAD:
-        return ApiError(408, f"Las cabeceras no han llegado en {settings.header_seconds:g} segundos.")
-    return ApiError(408, f"El cuerpo no ha llegado en {settings.body_seconds:g} segundos: mándalo más deprisa, o en varias peticiones.")
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q052
 class _Connection(_Talker):
