@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 # %% ../../nbs/3_api/30_shelf.ipynb #sh04
-from ..api.fields import Field, build_fields
+from ..api.fields import Field, build_fields, describe_engine
 from ..api.messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route
 from ..api.payload import PayloadError
 from ..api.server import ModelService, Prediction, Served, serve_model
@@ -211,7 +211,7 @@ def describe_shelf(
         about = {
             "status": "ok", "name": info["name"], "model": served.service.version, "data_origin": served.service.origin,
             "served_by": info["served_by"], "sha256": info["sha256"],
-        }
+        } | ({"notice": notice} if (notice := describe_engine(info)) else {})
     if shelf.refused:
         about["refused"] = {key: shelf.refused[key] for key in ("version", "sha256", "reason")}
     return about | {key: text for key, text in (("reason", pointer.reason), ("trouble", pointer.trouble)) if text}

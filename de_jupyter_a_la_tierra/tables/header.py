@@ -99,12 +99,14 @@ def make_names(
     cleaned = [_clean_name(name) for name in header]
     names, taken = [], {*cleaned, EXTRA}
     used: set[str] = {EXTRA}
+    turns: dict[str, int] = {}  # por cuál va cada nombre: sin esto, cien mil iguales tardarían horas
     for number, name in enumerate(cleaned, 1):
         base = free = name or f"columna_{number}"
-        turn = 2
+        turn = turns.get(base, 2)
         while free in used or (free != name and free in taken):
             free, turn = f"{base}_{turn}", turn + 1
         used.add(free)
+        turns[base] = turn
         names.append(free)
     return names
 
