@@ -141,7 +141,9 @@ def describe_schema(
     if column.kind == "date":
         schema["format"] = find_moment(column)
     elif not field.optional:
-        schema["minLength"] = 1
+        schema["pattern"] = r"\S"
+    if column.missing and not field.optional:
+        schema["not"] = {"enum": list(column.missing)}
     return schema | ({"x-levels": list(field.levels)} if field.levels else {})
 
 # %% ../../nbs/3_api/09_fields.ipynb #f024

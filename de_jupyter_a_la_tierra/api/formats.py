@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Read', 'measure_columns', 'TableReader', 'split_object', 'read_document', 'read_lines', 'read_texts', 'check_faults',
            'find_columns', 'read_sheet', 'elect_sheet', 'read_table', 'read_parquet', 'read_typed', 'read_arrow',
-           'write_csv', 'answer', 'read_request', 'build_table_routes']
+           'write_csv', 'answer_rows', 'read_request', 'build_table_routes']
 
 # %% ../../nbs/3_api/13_formats.ipynb #m003
 import csv
@@ -31,6 +31,7 @@ from ..tables.dictionary import describe_range
 from ..tables.values import EMPTY, check_cells, decide_mark, find_doubt, find_headers, is_missing, read_booleans, read_numbers
 
 if TYPE_CHECKING:
+    from de_jupyter_a_la_tierra.api.explanation import Explanation
     from de_jupyter_a_la_tierra.api.server import ModelService, Prediction
 
 # %% ../../nbs/3_api/13_formats.ipynb #m011a
@@ -83,6 +84,14 @@ class TableReader:
         data: Any,  # (n, k) los valores, fila a fila
     ) -> list[tuple[Any, ...]]:
         """Lee unas filas sin nombres, con los nombres aparte; `PayloadError` si no cuadran con la ficha."""
+        return self.read_columns(self.transpose(names, data))
+
+    def transpose(
+        self,
+        names: Any,  # los nombres de las columnas
+        data: Any,  # (n, k) los valores, fila a fila
+    ) -> dict[str, Sequence[Any]]:  # nombre → sus valores
+        """Pasa de filas a columnas; `PayloadError` si alguna fila no mide lo que debe."""
         if not isinstance(names, list) or not isinstance(data, list) or not all(isinstance(name, str) for name in names):
             raise PayloadError(422, "«columns» ha de ser la lista de los nombres y «data», la de las filas.")
         self.reader.check_count(len(data))
@@ -92,7 +101,7 @@ class TableReader:
             raise PayloadError(422, f"En «data», la fila {wrong} {reason}, y es {json.dumps(shorten(data[wrong]), ensure_ascii=False)}.")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise PayloadError(422, f"La columna «{repeated[0][:60]}» viene más de una vez: deja una.")
-        return self.read_columns(dict(zip(names, zip(*data, strict=True) if data else [()] * len(names), strict=True)))
+        return dict(zip(names, zip(*data, strict=True) if data else [()] * len(names), strict=True))
 
 # %% ../../nbs/3_api/13_formats.ipynb #m014
 def split_object(
@@ -376,6 +385,7 @@ def write_csv(
     prediction: "Prediction",  # lo que el modelo dice de n filas
     service: "ModelService",  # quien lo dice
     probabilities: bool = False,  # si va la de cada clase
+    explanations: "Sequence[Explanation]" = (),  # una por fila, si van
     decimal: str = ".",  # el signo decimal; con la coma, se separa con punto y coma
 ) -> bytes:  # n + 1 líneas, en UTF-8
     """Escribe unas respuestas como una hoja."""
@@ -388,9 +398,12 @@ def write_csv(
     n_rows = len(prediction.scores)
     columns += [[service.origin] * n_rows, [service.version] * n_rows]
     columns.append([" ".join(prediction.unseen.get(place, ())) for place in range(n_rows)])
+    names += ["data_origin", "model", "unseen"]
+    if explanations:
+        names, columns = [*names, "explanation"], [*columns, [each.detail for each in explanations]]
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=";" if decimal == "," else ",")
-    writer.writerows([map(_write_cell, row, [decimal] * len(row)) for row in ([*names, "data_origin", "model", "unseen"], *zip(*columns, strict=True))])
+    writer.writerows([map(_write_cell, row, [decimal] * len(row)) for row in (names, *zip(*columns, strict=True))])
     return out.getvalue().encode()
 
 
@@ -401,7 +414,7 @@ def _write_cell(value: Any, decimal: str) -> str:
     return str(value).translate(_COMMA) if decimal == "," else str(value)
 
 
-def answer(
+def answer_rows(
     request: Request,  # para saber cómo se quiere la respuesta, y para apuntar lo que se contesta
     service: "ModelService",  # el modelo que contesta
     rows: Sequence[Sequence[Any]],  # las filas, como las quiere el modelo
@@ -410,13 +423,11 @@ def answer(
     """Predice unas filas y lo escribe como se pide."""
     kind = read_choice(request, "format", ("json", "csv"), "csv" if b"text/csv" in request.headers.get(b"accept", b"") else "json")
     probabilities, explain = read_flag(request, "probabilities"), read_flag(request, "explain")
-    if kind == "csv" and explain:
-        raise ApiError(400, "La explicación no cabe en una hoja: pídela en JSON, sin ?format=csv.")
     request.rows, request.prediction = rows, service.predict(rows)
+    reasons = service.explainer.explain(rows, request.prediction.scores) if explain else ()
     if kind == "csv":
         decimal = read_choice(request, "decimal", (".", ","), ".")
-        return Reply(write_csv(request.prediction, service, probabilities, decimal), media=b"text/csv; charset=utf-8")
-    reasons = service.explainer.explain(rows, request.prediction.scores) if explain else ()
+        return Reply(write_csv(request.prediction, service, probabilities, reasons, decimal), media=b"text/csv; charset=utf-8")
     return Reply(service.write(request.prediction, single, probabilities, reasons))
 
 # %% ../../nbs/3_api/13_formats.ipynb #m061
@@ -448,6 +459,6 @@ def build_table_routes(
     tables = TableReader(service.reader)
 
     def score(request: Request) -> Reply:
-        return answer(request, service, read_request(request, tables, service.limits.max_body))
+        return answer_rows(request, service, read_request(request, tables, service.limits.max_body))
 
     return {"/predict_scores": {"POST": Route(score)}}

@@ -36,6 +36,8 @@ class Request:
     user: str = ""  # de quién es la clave, si trae una
     rows: Sequence[Sequence[Any]] = ()  # las filas que pide predecir: las apunta quien las lee
     prediction: Any = None  # lo que se le ha contestado, como lo da el modelo
+    start: float = 0.0  # cuándo llegó, según `time.perf_counter`
+    served: Any = None  # lo que había en el mostrador cuando llegó: con eso se contesta, pase lo que pase después
 
     @property
     def media(self) -> str:  # en minúsculas y sin parámetros; vacío si no lo dice
@@ -142,7 +144,7 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 # %% ../../nbs/3_api/08_messages.ipynb #g051
-_FLAGS = {"true": True, "1": True, "": True, "false": False, "0": False}
+_FLAGS = {"true": True, "false": False}
 
 
 def read_flag(

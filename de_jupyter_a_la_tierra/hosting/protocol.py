@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_PATH', 'LINGER', 'IDLE', 'HEAD', 'BODY', 'TICK', 'QUIET', 'GRACE', 'explain_fault', 'write_problem', 'Hall',
-           'rebuild_head', 'Server', 'say_goodbye']
+           'rebuild_head', 'write_reply', 'Server', 'say_goodbye']
 
 # %% ../../nbs/3_api/23_protocol.ipynb #p002
 import asyncio
@@ -25,7 +25,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 # %% ../../nbs/3_api/23_protocol.ipynb #p003
-from ..api.messages import ApiError, build_problem
+from ..api.messages import ApiError, Reply, Request, build_problem
+from ..api.server import SMALL_BODY, Api, open_request
 from .settings import ServeSettings
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q011
@@ -102,20 +103,58 @@ class Hall(ServerState):
         self.faults[error.status] += 1
         _LOG.debug("%s %s", error.status, error, extra={"client": client[0] if client else ""})
 
+# %% ../../nbs/3_api/23_protocol.ipynb #q030b
+def _is_unusual(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Si una respuesta no dice lo que mide, o manda en la conexión."""
+    names = {name for name, _ in headers}
+    return b"content-length" not in names or b"connection" in names
+
 # %% ../../nbs/3_api/23_protocol.ipynb #q031
 class _Cycle(RequestResponseCycle):
     """Una petición, y su respuesta."""
 
     connection: "_Listener"
+    opening: Any = None  # el principio de la respuesta, que espera al cuerpo
+    taken = False  # si la aplicación ya tiene la petición entera
 
-    async def send(
-        self,
-        message: Any,  # como lo da ASGI
-    ) -> None:
-        """Escribe un trozo de la respuesta."""
-        if not self.response_started and self.connection.is_last(self):
+    async def receive(self) -> Any:
+        """Lo que ha llegado de la petición."""
+        if self.more_body or self.taken or self.disconnected:
+            return await super().receive()
+        self.taken = True
+        self.message_event.clear()
+        return {"type": "http.request", "body": bytes(self.body), "more_body": False}
+
+    async def send(self, message: Any) -> None:
+        """Escribe la respuesta."""
+        if not self.response_started:
+            self.opening, self.response_started = message, True
+            return
+        opening, self.opening = self.opening, None
+        if opening and self.connection.is_last(self):
             self.keep_alive = False
-        await super().send(message)
+        if not opening or self.disconnected:
+            await super().send(message)
+        elif message.get("more_body") or _is_unusual(opening["headers"]):
+            self.response_started = False  # a trozos: como lo haga uvicorn
+            await super().send(opening)
+            await super().send(message)
+        else:
+            if self.flow.write_paused:
+                await self.flow.drain()
+            self._write(opening["status"], opening["headers"], message["body"])
+
+    def _write(self, status: int, headers: Any, body: bytes) -> None:
+        about = [*self.default_headers, *headers] if self.keep_alive else [*self.default_headers, *headers, (b"connection", b"close")]
+        head = b"".join([STATUS_LINE[status], *[b"%b: %b\r\n" % pair for pair in about], b"\r\n"])
+        if head.count(b"\n") != len(about) + 2:
+            raise RuntimeError("Una cabecera de la respuesta trae un salto de línea.")
+        self.transport.write(head if self.scope["method"] == "HEAD" else head + body)
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
     async def send_500_response(self) -> None:
         """Contesta cuando la aplicación ha fallado sin contestar."""
@@ -152,7 +191,7 @@ class _Reader(HttpToolsProtocol):
         super().__init__(config, hall, {}, loop)
         self.hall, self.settings = hall, hall.settings
         self.reading, self.deadline = IDLE, loop.time() + self.settings.idle
-        self.quiet = self.weight = 0  # bytes desde la última noticia del lector; bytes de las cabeceras
+        self.quiet = self.weight = self.lines = 0  # bytes desde la última noticia del lector; los de las cabeceras, y cuántas son
 
     def refuse(self, error: ApiError) -> None:
         """Deja de escuchar, y dice por qué."""
@@ -194,11 +233,15 @@ class _Reader(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Llega una cabecera; las que vienen tras el cuerpo se cuentan, pero no se miran."""
         self.quiet = 0
+        self.lines += 1
         self.weight += len(name) + len(value) + 4
-        if self.weight > self.settings.max_header_bytes or len(self.headers) >= self.settings.max_headers:
+        if self.weight > self.settings.max_header_bytes or self.lines > self.settings.max_headers:
             raise self._too_big()
         if self.reading == HEAD:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def _too_big(self) -> ApiError:
         most = f"{self.settings.max_headers} cabeceras y {self.settings.max_header_bytes // 1024} KB entre todas"
@@ -217,7 +260,8 @@ class _Listener(_Reader):
     def on_message_begin(self) -> None:
         """Empieza una petición."""
         super().on_message_begin()
-        self.reading, self.deadline, self.weight = HEAD, self.loop.time() + self.settings.header_seconds, 0
+        self.reading, self.deadline = HEAD, self.loop.time() + self.settings.header_seconds
+        self.weight = self.lines = 0
 
     def on_headers_complete(self) -> None:
         """Ya están las cabeceras: se empieza a contestar, o se pone a la cola."""
@@ -232,9 +276,18 @@ class _Listener(_Reader):
         about = {"method": method.decode("ascii"), "http_version": version, "path": path, "raw_path": raw, "query_string": parsed.query or b""}
         self.scope.update(cast(Any, about))
         self.reading, self.deadline = BODY, self.loop.time() + self.settings.body_seconds
+        self.begin()
+
+    @property
+    def keeps(self) -> bool:
+        """Si tras la respuesta a la petición que se está leyendo puede venir otra."""
+        return self.parser.get_http_version() != "1.0" and bool(self.parser.should_keep_alive())
+
+    def begin(self) -> None:
+        """Pone en marcha quien conteste."""
         self.cycle = cycle = _Cycle(
             self.scope, cast(Any, self), self.flow, self.logger, self.access_logger, False, self.hall.default_headers,
-            asyncio.Event(), self.expect_100_continue, version != "1.0" and self.parser.should_keep_alive(), self.on_response_complete,
+            asyncio.Event(), self.expect_100_continue, self.keeps, self.on_response_complete,
         )
         cycle.connection = self
         self.queue.append(cycle)
@@ -259,8 +312,62 @@ class _Listener(_Reader):
         leaving = self.hall.leaving or self.half_closed
         return cycle.more_body or (leaving and cycle is self.cycle and self.reading == IDLE)
 
+# %% ../../nbs/3_api/23_protocol.ipynb #q044b
+def write_reply(
+    reply: Reply,
+    headers: Iterable[tuple[bytes, bytes]],  # las que lleva, sin las de su contenido
+) -> bytes:  # la respuesta entera, como va por el cable
+    """Una respuesta, de una vez."""
+    about = b"".join([b"%s: %s\r\n" % pair for pair in headers])
+    return b"%scontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (STATUS_LINE[reply.status], reply.media, len(reply.body), about, reply.body)
+
+# %% ../../nbs/3_api/23_protocol.ipynb #q044d
+class _Shortcut(_Listener):
+    """La que además toma el atajo."""
+
+    held: Request | None = None  # la que quizá se conteste en el acto, si aún no está entera
+
+    def begin(self) -> None:
+        """Guarda la petición, si es de las pequeñas, hasta que esté entera."""
+        free = not (self.queue or self.expect_100_continue or self.hall.leaving or self.half_closed or self.flow.write_paused)
+        request = open_request(self.scope, self.app.shelf.current) if free and isinstance(self.app, Api) else None
+        whole = request and b"transfer-encoding" not in request.headers and int(request.headers.get(b"content-length", b"0")) <= SMALL_BODY
+        if not whole:
+            return super().begin()
+        self.held = request
+        return None
+
+    def on_body(self, body: bytes) -> None:
+        """Llega un trozo del cuerpo."""
+        if self.held is None:
+            return super().on_body(body)
+        self.quiet = 0
+        self.held.body += body
+        return None
+
+    def on_message_complete(self) -> None:
+        """La petición está entera: se contesta ya, si se puede."""
+        request, self.held = self.held, None
+        if request is None:
+            return super().on_message_complete()
+        reply = self.app.answer_now(request)
+        if reply is None:
+            super().begin()
+            super().on_body(request.body)
+            return super().on_message_complete()
+        keeps, about = self.keeps, [*self.hall.default_headers, *self.app.describe(request, reply)]
+        self.transport.write(write_reply(reply, about if keeps else [*about, (b"connection", b"close")]))
+        self.hall.total_requests += 1
+        self.reading, self.deadline = IDLE, self.loop.time() + self.settings.idle
+        self.loop.call_soon(self.app.tell, request, reply)
+        return None if keeps else self.close()
+
+    def close(self) -> None:
+        """Cuelga, con buenas maneras."""
+        raise NotImplementedError
+
 # %% ../../nbs/3_api/23_protocol.ipynb #q051
-class _Talker(_Listener):
+class _Talker(_Shortcut):
     """Una conexión entera: la que además sabe acabar."""
 
     deaf = False  # si ya no escucha
@@ -400,9 +507,10 @@ class _Door:
         """Acepta a quien ya había llamado, y a nadie más."""
         self.closed = True
         self.loop.remove_reader(self.listener)
-        while self.accept():
-            await asyncio.gather(*self.calls)
+        while self.accept():  # sin contestar entre medias: quien ya tiene su respuesta vuelve a llamar, y no se acabaría nunca
+            pass
         self.listener.close()
+        await asyncio.gather(*self.calls)
 
     def accept(self) -> bool:
         """Coge a uno de los que llaman; devuelve si había alguien."""
@@ -462,9 +570,12 @@ class Server:
         finally:
             self.loop.close()
 
-    def stop(self, insist: bool = False) -> None:
+    def stop(
+        self,
+        insist: bool = False,  # si ya se le había dicho
+    ) -> None:
         """Empieza a parar; si se insiste, sin esperar a nadie. Vale desde otro hilo y desde una señal."""
-        self.forced = insist
+        self.forced, self.hall.leaving = insist, True
         with suppress(RuntimeError):  # ya había acabado
             self.loop.call_soon_threadsafe(self.stopping.set)
 
@@ -483,7 +594,7 @@ async def say_goodbye(
 ) -> bool:  # si nadie se ha quedado a medias
     """Acaba con las conexiones que quedan, sin perder ninguna petición que ya estuviera entera."""
     hall, loop = server.hall, server.loop
-    hall.leaving, start = True, loop.time()
+    start = loop.time()
     while hall.connections and not server.forced and loop.time() < start + GRACE:
         await asyncio.sleep(0.02)
         hall.look(loop.time())

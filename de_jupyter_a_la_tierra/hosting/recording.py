@@ -559,11 +559,12 @@ def read_truths(
 # %% ../../nbs/3_api/31_recording.ipynb #r071
 def build_recorder(
     settings: ServeSettings,  # `record`, `record_folder` y `record_megabytes`
+    root: Path = Path(),  # de dónde cuelga la carpeta, si no es absoluta: la del proyecto
 ) -> Recorder | None:  # None, si no se guarda nada
     """El testigo que piden los ajustes; `WorkError` si no se puede escribir donde dicen."""
     if not settings.record:
         return None
-    folder = Path(settings.record_folder)
+    folder = root / settings.record_folder
     open_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise WorkError(f"No se puede guardar lo servido en «{folder}»: no tienes permiso; elige otra carpeta con --record-folder.")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHAMPION', 'list_versions', 'ask_registry', 'Choice', 'find_model', 'Pointer', 'write_pointer', 'read_pointer',
-           'mark_folder', 'read_card', 'examine_apart', 'find_examples', 'Resolver', 'main', 'ModelWatcher']
+           'mark_folder', 'read_card', 'examine_apart', 'find_examples', 'Resolver', 'set_log', 'main', 'ModelWatcher']
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs03
 import json
@@ -16,13 +16,14 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs04
 from .. import projects
-from ..errors import TierraError, UsageError, WorkError, explain_os_errors, tell_order
+from ..errors import TierraError, UsageError, WorkError, explain_os_errors, find_extra, missing_extra, tell_order
 from ..files import atomic_path
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs11
@@ -245,7 +246,7 @@ def _tell(before: Pointer, now: Pointer) -> None:
     if before.trouble and not now.trouble:
         _LOG.info("Ya se sabe otra vez qué modelo toca.")
     if now.sha256 != before.sha256 and before.folder:
-        _LOG.info("Cambio de modelo: de «%s» a «%s».", before.version or before.name, now.version or now.name)
+        _LOG.info("El modelo «%s» ha pasado su examen: releva a «%s».", now.version or now.name, before.version or before.name)
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs41
 def _start(resolver: Resolver) -> dict[str, Any]:
@@ -254,6 +255,9 @@ def _start(resolver: Resolver) -> dict[str, Any]:
         return {}
     try:
         find_model(resolver.address)
+    except ModuleNotFoundError as error:
+        extra = find_extra(error.name or "", "api")
+        return {"error": str(missing_extra(extra) if extra else error), "code": 2}
     except TierraError as error:
         waits = isinstance(error, UsageError) and (resolver.address == "champion" or "@" in resolver.address)
         if not waits:
@@ -262,16 +266,40 @@ def _start(resolver: Resolver) -> dict[str, Any]:
     return {}
 
 
+class _JsonLines(logging.Formatter):
+    """Escribe en JSON lo que se cuenta, con los nombres del registro de la API."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        about = {"time": time, "level": record.levelname.lower(), "name": record.name, "message": record.getMessage()}
+        return json.dumps(about | ({"exc_info": self.formatException(record.exc_info)} if record.exc_info else {}), ensure_ascii=False)
+
+
+def set_log(
+    style: str,  # «json», «text», «off» o «auto»: para personas en una terminal y JSON fuera
+) -> None:
+    """Pone el registro de este proceso en la salida de errores."""
+    if style == "off":
+        return logging.disable()
+    people = style == "text" or style == "auto" and os.isatty(2)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S") if people else _JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
 def main() -> None:
     """Mira hasta que se cierra la entrada."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     asked = json.loads(sys.argv[1])
-    logging.basicConfig(level=logging.CRITICAL + 1 if asked["log"] == "off" else logging.INFO, format="%(message)s")
+    set_log(asked["log"])
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     resolvers = [Resolver(address, Path(path), force) for address, path, force in asked["watches"]]
-    print(json.dumps(failed := _start(resolvers[0])), flush=True)
+    failed = _start(resolvers[0])
+    for resolver in resolvers[1:] if not failed else []:
+        resolver.look(trusting=not resolver.pointer.folder)
+    print(json.dumps(failed), flush=True)
     while not failed:
         for resolver in resolvers:
             try:
@@ -291,7 +319,7 @@ class ModelWatcher:
         shadow: str = "",  # el que va a la sombra; vacío si ninguno
         refresh: float = 2.0,  # segundos entre mirada y mirada
         force: bool = False,  # si vale un modelo que pide otra cosa
-        log: str = "text",  # cómo se cuenta lo que pasa; «off», de ninguna manera
+        log: str = "auto",  # cómo se cuenta lo que pasa, como en `set_log`
     ):
         self.path = state / "serving.json"
         watches: list[tuple[str, str, bool]] = [(model, str(self.path), force)]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 # %% ../../nbs/3_api/30_shelf.ipynb #sh04
-from ..api.fields import Field, build_fields
+from ..api.fields import Field, build_fields, describe_engine
 from ..api.messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route
 from ..api.payload import PayloadError
 from ..api.server import ModelService, Prediction, Served, serve_model
@@ -137,7 +137,7 @@ def _mark_file(path: Path) -> tuple[int, ...]:
 
 def _refuse(pointer: Pointer, error: Exception) -> dict[str, str]:
     """Lo que se apunta de un modelo que no se ha podido abrir."""
-    return {"folder": pointer.folder, "version": pointer.version, "sha256": pointer.sha256, "reason": str(error)}
+    return {"folder": pointer.folder, "version": pointer.version or pointer.name, "sha256": pointer.sha256, "reason": str(error)}
 
 # %% ../../nbs/3_api/30_shelf.ipynb #sh21b
 class WatchingShelf:
@@ -182,7 +182,7 @@ class WatchingShelf:
                     raise
                 refused = _refuse(self.pointer, error)
                 if refused != self.refused:
-                    _LOG.error("El modelo «%s» no se sirve: %s", self.pointer.version or self.pointer.name, error)
+                    _LOG.error("El modelo «%s» no se sirve: %s", refused["version"], error, extra={"event": "model_refused"})
         self.refused = refused
 
     def _swap(self) -> None:
@@ -190,6 +190,8 @@ class WatchingShelf:
         pointer, before = self.pointer, None if self.force or self.current is None else self.current.service.model.info
         self.current = serve_model(open_service(Path(pointer.folder), pointer.version, pointer.sha256, before, self.limits, pointer.examples))
         self.swaps += 1
+        if self.swaps > 1:
+            _LOG.info("Ahora contesta «%s».", self.current.service.version, extra={"event": "model_changed"})
 
     def _watch(self) -> None:
         """Mira de vez en cuando."""
@@ -212,7 +214,7 @@ def describe_shelf(
         about = {
             "status": "ok", "name": info["name"], "model": served.service.version, "data_origin": served.service.origin,
             "served_by": info["served_by"], "sha256": info["sha256"],
-        }
+        } | ({"notice": notice} if (notice := describe_engine(info)) else {})
     if shelf.refused:
         about["refused"] = {key: shelf.refused[key] for key in ("version", "sha256", "reason")}
     return about | {key: text for key, text in (("reason", pointer.reason), ("trouble", pointer.trouble)) if text}

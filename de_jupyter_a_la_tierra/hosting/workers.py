@@ -29,7 +29,9 @@ import msgspec
 
 # %% ../../nbs/3_api/24_workers.ipynb #w005
 from ..errors import TierraError, UsageError, WorkError
+from .keys import Origins, open_gate
 from .settings import ServeSettings
+from .telemetry import forget_worker, open_telemetry
 
 # %% ../../nbs/3_api/24_workers.ipynb #w011
 _REFUSALS = {
@@ -83,42 +85,50 @@ class Assignment:
     """Lo que se le encarga a un trabajador."""
 
     settings: ServeSettings  # cómo se pone en marcha
-    root: str  # la carpeta del proyecto, de la que cuelgan sus ficheros
     pointer: str  # el fichero que dice qué modelo toca
+    root: str = "."  # la carpeta del proyecto, de la que cuelgan las claves
 
 
 def assemble(
     assignment: Assignment,  # qué modelo, y cómo
     closing: ExitStack,  # donde se apunta lo que haya que hacer al acabar
 ) -> Any:  # la aplicación ASGI
-    """Monta la API que piden los ajustes, con su mostrador, su portero y sus testigos; `WorkError` si el modelo no se puede servir."""
+    """Monta la API que piden los ajustes; `WorkError` si el modelo no se puede servir."""
     from de_jupyter_a_la_tierra.api.server import Api
-    from de_jupyter_a_la_tierra.hosting.keys import Origins, open_gate
-    from de_jupyter_a_la_tierra.hosting.recording import build_recorder
-    from de_jupyter_a_la_tierra.hosting.shadow import open_shadow
     from de_jupyter_a_la_tierra.hosting.shelf import WatchingShelf, build_shelf_routes
-    from de_jupyter_a_la_tierra.hosting.telemetry import open_telemetry
 
     settings = assignment.settings
+    telemetry = open_telemetry(settings)
+    closing.callback(telemetry.close)
     shelf = WatchingShelf(Path(assignment.pointer), settings.limits, settings.force_schema)
     shelf.look(strict=True)
     shelf.start()
     closing.callback(shelf.stop)
-    telemetry, recorder = open_telemetry(settings), build_recorder(settings)
-    closing.callback(telemetry.close)
-    witnesses = telemetry.witnesses
-    crossing = Origins(frozenset(origin.encode() for origin in settings.cors)) if settings.cors else None
     gate = open_gate(settings, Path(assignment.root), os.environ)
+    crossing = Origins(frozenset(origin.encode() for origin in settings.cors)) if settings.cors else None
+    witnesses, routes = _call_witnesses(assignment, shelf, telemetry, closing)
+    app = Api(shelf, settings.limits, gate, witnesses, crossing=crossing)
+    app.routes = {**build_shelf_routes(shelf), **telemetry.list_routes(lambda: app.active), **routes}
+    return app
+
+# %% ../../nbs/3_api/24_workers.ipynb #w031b
+def _call_witnesses(assignment: Assignment, shelf: Any, telemetry: Any, closing: ExitStack) -> tuple[list[Any], dict[str, Any]]:
+    """Los testigos que piden los ajustes, y las direcciones que traen consigo."""
+    settings, witnesses = assignment.settings, list(telemetry.witnesses)
+    routes: dict[str, Any] = {}
+    if settings.record:
+        from de_jupyter_a_la_tierra.hosting.recording import build_recorder
+
+        if recorder := build_recorder(settings, Path(assignment.root)):
+            closing.callback(recorder.close)
+            witnesses.append(recorder)
+            routes = recorder.routes(shelf)
     if settings.shadow:
+        from de_jupyter_a_la_tierra.hosting.shadow import open_shadow
+
         registry = telemetry.metrics.registry if telemetry.metrics else None
         witnesses.append(open_shadow(shelf.path.with_name("shadow.json"), closing, registry, settings.limits))
-    if recorder:
-        witnesses.append(recorder)
-        closing.callback(recorder.close)
-    app = Api(shelf, settings.limits, gate, witnesses, crossing=crossing)
-    more = recorder.routes(shelf) if recorder else {}
-    app.routes = {**build_shelf_routes(shelf), **telemetry.list_routes(lambda: app.active), **more}
-    return app
+    return witnesses, routes
 
 # %% ../../nbs/3_api/24_workers.ipynb #w034
 def work() -> None:
@@ -267,7 +277,8 @@ def plan_replacement(
     if supervisor.failures >= TRIES and not any(other.ready for other in supervisor.workers):
         raise WorkError(f"Los procesos mueren nada más arrancar. El último {reason}")
     when = f"en {supervisor.delay:g} s" if supervisor.delay else "ahora"
-    _LOG.warning("El proceso %d %s. Se arranca otro %s.", worker.process.pid, reason, when)
+    _LOG.warning("El proceso %d %s. Se arranca otro %s.", worker.process.pid, reason, when, extra={"event": "died", "pid": worker.process.pid})
+    forget_worker(worker.process.pid)
     supervisor.due.append(time.monotonic() + supervisor.delay)
 
 # %% ../../nbs/3_api/24_workers.ipynb #w051
