@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Routes', 'SMALL_BODY', 'Prediction', 'add_details', 'compute_rows', 'write_plain', 'ModelService', 'build_routes',
            'Served', 'Shelf', 'FixedShelf', 'serve_model', 'Gate', 'Crossing', 'Witness', 'ClientLeft', 'read_body',
-           'find_route', 'run_apart', 'read_trace', 'open_request', 'is_quick', 'explain_failure', 'Api', 'wait_answer',
+           'find_route', 'run_apart', 'read_trace', 'open_request', 'is_quick', 'explain_failure', 'wait_answer', 'Api',
            'build_app']
 
 # %% ../../nbs/3_api/12_server.ipynb #c003
@@ -74,7 +74,7 @@ def add_details(
 
 # %% ../../nbs/3_api/12_server.ipynb #srv31
 def compute_rows(
-    model: Model,
+    model: Model,  # el modelo, ya abierto
     rows: Sequence[Sequence[Any]],  # una o más, como las da el lector
     methods: Sequence[str],  # «predict», «predict_proba» o los dos
 ) -> list[np.ndarray]:  # uno por método
@@ -88,8 +88,8 @@ def compute_rows(
 
 
 def write_plain(
-    service: "ModelService",
-    prediction: Prediction,
+    service: "ModelService",  # quien contesta por un modelo
+    prediction: Prediction,  # lo que el modelo dice de unas filas
 ) -> bytes:  # en JSON
     """Escribe una lista de respuestas sin nada de particular."""
     encode, tail = service.encode, b',"data_origin":%s,"model":%s}' % (service.encode(service.origin), service.encode(service.version))
@@ -148,7 +148,7 @@ class ModelService:
 
     def write(
         self,
-        prediction: Prediction,
+        prediction: Prediction,  # lo que el modelo dice de unas filas
         single: bool = False,  # si era una fila suelta, y no una lista
         probabilities: bool = False,  # si van las de todas las clases
         explanations: Sequence[Explanation] = (),  # una por fila, si van
@@ -171,7 +171,7 @@ Routes = Mapping[str, Mapping[str, Route]]  # dirección → verbo → quién co
 
 
 def build_routes(
-    service: ModelService,
+    service: ModelService,  # quien contesta por un modelo
 ) -> dict[str, dict[str, Route]]:
     """Las direcciones de un modelo."""
     info = service.model.info
@@ -209,8 +209,8 @@ def build_routes(
 class Served:
     """Un modelo en el mostrador: quien contesta y en qué direcciones."""
 
-    service: ModelService
-    routes: Routes
+    service: ModelService  # quien contesta por él
+    routes: Routes  # sus direcciones
 
 
 class Shelf(Protocol):
@@ -223,11 +223,11 @@ class Shelf(Protocol):
 class FixedShelf:
     """Un mostrador que sirve siempre el mismo modelo."""
 
-    current: Served | None
+    current: Served | None  # lo que se sirve
 
 
 def serve_model(
-    service: ModelService,
+    service: ModelService,  # quien contesta por un modelo
 ) -> Served:
     """Un modelo, con sus direcciones."""
     return Served(service, build_routes(service))
@@ -236,24 +236,40 @@ def serve_model(
 class Gate(Protocol):
     """Quién puede preguntar, y cuánto."""
 
-    def admit(self, request: Request, public: bool) -> None:
+    def admit(
+        self,
+        request: Request,  # la petición, todavía sin cuerpo
+        public: bool,  # si se contesta también a quien no trae clave
+    ) -> None:
         """Apunta en la petición de quién es su clave; `ApiError` si no vale o si va demasiado deprisa."""
 
 
 class Crossing(Protocol):
     """Qué páginas de otros sitios pueden preguntar desde un navegador."""
 
-    def allow(self, request: Request) -> Sequence[tuple[bytes, bytes]]:
+    def allow(
+        self,
+        request: Request,  # la petición
+    ) -> Sequence[tuple[bytes, bytes]]:
         """Las cabeceras que lleva la respuesta, sea cual sea."""
 
-    def answer(self, request: Request) -> Reply | None:
+    def answer(
+        self,
+        request: Request,  # la petición
+    ) -> Reply | None:
         """Contesta a la consulta previa de un navegador; `None` si no lo es."""
 
 
 class Witness(Protocol):
     """Alguien que ve pasar cada respuesta, cuando ya se ha contestado."""
 
-    def observe(self, request: Request, reply: Reply, seconds: float, served: Served | None) -> None:
+    def observe(
+        self,
+        request: Request,  # la petición
+        reply: Reply,  # su respuesta
+        seconds: float,  # lo que se tardó
+        served: Served | None,  # lo que había en el mostrador
+    ) -> None:
         """Se entera de una respuesta; no ha de tardar ni lanzar nada."""
 
 # %% ../../nbs/3_api/12_server.ipynb #srv10
@@ -288,7 +304,7 @@ _NOWHERE = "No existe «{}». Para predecir, POST /predict_score; lo demás se e
 
 
 def find_route(
-    request: Request,
+    request: Request,  # la petición
     routes: Routes,  # las de siempre
     served: Served | None,  # lo que se sirve ahora; None si todavía no hay nada
 ) -> Route:
@@ -307,8 +323,8 @@ def find_route(
 
 # %% ../../nbs/3_api/12_server.ipynb #srv14
 async def run_apart(
-    route: Route,
-    request: Request,
+    route: Route,  # quién la contesta
+    request: Request,  # la petición
     seconds: float,  # lo que puede tardar
 ) -> Reply:
     """Contesta en otro hilo; `ApiError` si tarda demasiado."""
@@ -349,8 +365,8 @@ _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-re
 
 
 def is_quick(
-    route: Route,
-    request: Request,
+    route: Route,  # quién la contesta
+    request: Request,  # la petición
 ) -> bool:
     """Si una petición entera se contesta en microsegundos: un cuerpo pequeño, sin comprimir y sin nada que pedir aparte."""
     return route.quick and len(request.body) <= SMALL_BODY and not request.query and b"content-encoding" not in request.headers
@@ -358,7 +374,7 @@ def is_quick(
 
 def explain_failure(
     error: Exception,  # lo que se lanzó al contestar
-    request: Request,
+    request: Request,  # la petición
 ) -> Reply:
     """La respuesta a una petición que no ha podido ser; el detalle de lo imprevisto, al registro."""
     if isinstance(error, TierraError):
@@ -366,15 +382,35 @@ def explain_failure(
     _LOG.error("Fallo imprevisto", exc_info=error, extra={"event": "fault", "request_id": request.id})
     return build_problem(ApiError(500, "Algo ha fallado dentro del servidor; el detalle está en su registro."), request.id)
 
+# %% ../../nbs/3_api/12_server.ipynb #srv23
+async def wait_answer(
+    api: "Api",  # la aplicación
+    request: Request,  # la petición
+    receive: Any,  # de dónde llega el cuerpo, como manda ASGI
+) -> Reply:
+    """Contesta cuando se puede; `ApiError` si no se le puede dar lo que pide."""
+    if api.crossing and (reply := api.crossing.answer(request)):
+        return reply
+    route = find_route(request, api.routes, request.served)
+    if api.active > api.limits.max_active:
+        raise ApiError(503, "Se están contestando demasiadas peticiones a la vez: vuelve en un segundo.", headers=[(b"retry-after", b"1")])
+    if api.gate:
+        api.gate.admit(request, route.public)
+    if request.method == "POST":
+        request.body = await read_body(receive, request.headers.get(b"content-length", b""), api.limits.max_body)
+    if is_quick(route, request):
+        return route.handler(request)
+    return await run_apart(route, request, api.limits.max_seconds)
+
 # %% ../../nbs/3_api/12_server.ipynb #srv21
 @dataclass
 class Api:
     """La aplicación ASGI que sirve lo que haya en el mostrador."""
 
-    shelf: Shelf
-    limits: Limits = DEFAULT_LIMITS
-    gate: Gate | None = None
-    witnesses: Sequence[Witness] = ()
+    shelf: Shelf  # de dónde sale lo que se sirve
+    limits: Limits = DEFAULT_LIMITS  # hasta dónde se atiende
+    gate: Gate | None = None  # quién puede preguntar; None, cualquiera
+    witnesses: Sequence[Witness] = ()  # quienes ven pasar cada respuesta
     routes: Routes = field(default_factory=dict)  # las que no dependen del modelo, como /metrics
     crossing: Crossing | None = None  # qué páginas de otros sitios pueden preguntar; None, ninguna
     active: int = 0  # cuántas peticiones se están contestando por la entrada corriente
@@ -396,7 +432,10 @@ class Api:
         await send({"type": "http.response.body", "body": reply.body})
         self.tell(request, reply)
 
-    def answer_now(self, request: Request) -> Reply | None:
+    def answer_now(
+        self,
+        request: Request,  # la petición, entera
+    ) -> Reply | None:
         """Contesta en el acto a una petición entera; `None` si hay que esperar a algo, y entonces no ha hecho nada."""
         try:
             if request.method not in ("GET", "POST"):
@@ -410,38 +449,26 @@ class Api:
         except Exception as error:  # noqa: BLE001  # ídem
             return explain_failure(error, request)
 
-    def describe(self, request: Request, reply: Reply) -> Sequence[tuple[bytes, bytes]]:
+    def describe(
+        self,
+        request: Request,  # la petición
+        reply: Reply,  # su respuesta
+    ) -> Sequence[tuple[bytes, bytes]]:
         """Las cabeceras de una respuesta, sin las de su contenido."""
         about = [(b"x-request-id", request.id.encode()), *_ALWAYS, *reply.headers]
         if request.trace:
             about.append((b"traceparent", request.headers[b"traceparent"]))
         return [*about, *self.crossing.allow(request)] if self.crossing else about
 
-    def tell(self, request: Request, reply: Reply) -> None:
+    def tell(
+        self,
+        request: Request,  # la petición
+        reply: Reply,  # su respuesta
+    ) -> None:
         """Cuenta a los testigos una respuesta ya dada."""
         seconds = time.perf_counter() - request.start
         for witness in self.witnesses:
             witness.observe(request, reply, seconds, request.served)
-
-
-async def wait_answer(
-    api: Api,
-    request: Request,
-    receive: Any,  # de dónde llega el cuerpo, como manda ASGI
-) -> Reply:
-    """Contesta cuando se puede; `ApiError` si no se le puede dar lo que pide."""
-    if api.crossing and (reply := api.crossing.answer(request)):
-        return reply
-    route = find_route(request, api.routes, request.served)
-    if api.active > api.limits.max_active:
-        raise ApiError(503, "Se están contestando demasiadas peticiones a la vez: vuelve en un segundo.", headers=[(b"retry-after", b"1")])
-    if api.gate:
-        api.gate.admit(request, route.public)
-    if request.method == "POST":
-        request.body = await read_body(receive, request.headers.get(b"content-length", b""), api.limits.max_body)
-    if is_quick(route, request):
-        return route.handler(request)
-    return await run_apart(route, request, api.limits.max_seconds)
 
 # %% ../../nbs/3_api/12_server.ipynb #c020
 def build_app(
