@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 
 # %% ../../nbs/3_api/23_protocol.ipynb #p003
 from ..api.messages import ApiError, Reply, Request, build_problem
-from ..api.server import SMALL_BODY, Api, open_request
+from ..api.server import SMALL_BODY, Api, list_headers, open_request
 from .settings import ServeSettings
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q011
@@ -264,6 +264,14 @@ class _Reader(HttpToolsProtocol):
                 self.expect_100_continue = True
             self.headers.append((name, value))
 
+# %% ../../nbs/3_api/23_protocol.ipynb #q044p
+def _split_target(url: bytes) -> dict[str, Any]:
+    """La dirección de una petición, por partes, como las quiere ASGI."""
+    parsed = httptools.parse_url(url)
+    raw = parsed.path or b"/"
+    path = unquote(raw.decode("ascii")) if b"%" in raw else raw.decode("ascii")
+    return {"path": path, "raw_path": raw, "query_string": parsed.query or b""}
+
 # %% ../../nbs/3_api/23_protocol.ipynb #q044
 class _Listener(_Reader):
     """La que además pone en marcha quien conteste."""
@@ -287,11 +295,7 @@ class _Listener(_Reader):
             if method == b"CONNECT":
                 raise ApiError(400, "Aquí no se hacen túneles: «CONNECT» no se admite.")
             return  # se vuelve a leer sin la oferta
-        parsed = httptools.parse_url(self.url)
-        raw = parsed.path or b"/"
-        path = unquote(raw.decode("ascii")) if b"%" in raw else raw.decode("ascii")
-        about = {"method": method.decode("ascii"), "http_version": version, "path": path, "raw_path": raw, "query_string": parsed.query or b""}
-        self.scope.update(cast(Any, about))
+        self.scope.update(cast(Any, {"method": method.decode("ascii"), "http_version": version, **_split_target(self.url)}))
         self.reading, self.deadline = BODY, self.loop.time() + self.settings.body_seconds
         self.begin()
 
@@ -372,7 +376,7 @@ class _Shortcut(_Listener):
             super().begin()
             super().on_body(request.body)
             return super().on_message_complete()
-        keeps, about = self.keeps, [*self.hall.default_headers, *self.app.describe(request, reply)]
+        keeps, about = self.keeps, [*self.hall.default_headers, *list_headers(request, reply, self.app.crossing)]
         self.transport.write(write_reply(reply, about if keeps else [*about, (b"connection", b"close")]))
         self.hall.total_requests += 1
         self.reading, self.deadline = IDLE, self.loop.time() + self.settings.idle
