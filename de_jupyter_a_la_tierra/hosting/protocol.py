@@ -212,6 +212,7 @@ class _Reader(HttpToolsProtocol):
         super().__init__(config, hall, {}, loop)
         self.hall, self.settings = hall, hall.settings
         self.reading, self.deadline = IDLE, loop.time() + self.settings.idle
+        self.queue: deque[_Cycle] = deque()  # las que esperan respuesta; la primera es la que se está contestando
         self.quiet = self.weight = self.lines = 0  # bytes desde la última noticia del lector; los de las cabeceras, y cuántas son
 
     def refuse(self, error: ApiError) -> None:
@@ -277,10 +278,6 @@ class _Listener(_Reader):
     """La que además pone en marcha quien conteste."""
 
     half_closed = False  # si la otra parte ya no va a decir más
-
-    def __init__(self, config: uvicorn.Config, hall: Hall, loop: asyncio.AbstractEventLoop):
-        super().__init__(config, hall, loop)
-        self.queue: deque[_Cycle] = deque()  # las que esperan respuesta; la primera es la que se está contestando
 
     def on_message_begin(self) -> None:
         """Empieza una petición."""
@@ -371,7 +368,8 @@ class _Shortcut(_Listener):
         request, self.held = self.held, None
         if request is None:
             return super().on_message_complete()
-        reply = self.app.answer_now(request)
+        leaving = self.hall.leaving or self.half_closed  # entonces hay que saber si es la última
+        reply = None if leaving else self.app.answer_now(request)
         if reply is None:
             super().begin()
             super().on_body(request.body)
