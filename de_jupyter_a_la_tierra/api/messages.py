@@ -165,8 +165,10 @@ def read_choice(
     default: str = "",  # lo que vale si falta
 ) -> str:
     """Lee una opción que elige entre varias; `ApiError` si es otra cosa."""
-    text = request.options.get(name, default) if request.query else default
-    if text != default and text not in choices:
+    text = request.options.get(name) if request.query else None
+    if text is None:
+        return default
+    if text not in choices:
         raise ApiError(400, f"La opción «{name}» puede ser {', '.join(f'«{each}»' for each in choices)}, y es «{text[:40]}».")
     return text
 
