@@ -122,7 +122,7 @@ class Explanation(msgspec.Struct):
 # %% ../../nbs/3_api/15_explanation.ipynb #e051
 def write_value(
     value: Any,  # como lo entiende el modelo; `None` es un hueco
-    column: Column,
+    column: Column,  # qué columna es
 ) -> Any:  # como va en JSON
     """Un valor de una fila, como se mandaría."""
     if not isinstance(value, datetime):
@@ -133,7 +133,7 @@ def write_value(
 
 def tell_value(
     value: Any,  # como lo entiende el modelo
-    column: Column,
+    column: Column,  # qué columna es
     figures: int = 6,  # cuántas cifras de un número, como mucho; las de su parte entera, todas
 ) -> str:  # «50 %», «Cádiz», «sin dato»
     """Un valor de una fila, como se dice."""
@@ -175,7 +175,7 @@ METHODS: dict[Method, str] = {
 
 
 def tell_answer(
-    explanation: Explanation,
+    explanation: Explanation,  # ya repartida
     label: Any,  # la clase que respondió el modelo
 ) -> str:
     """La explicación de una fila en una frase."""
@@ -198,7 +198,7 @@ def _trim(value: float) -> float:
 
 
 def write_push(
-    column: Column,
+    column: Column,  # qué columna es
     value: Any,  # lo que traía la fila, como lo entiende el modelo
     usual: Any,  # lo corriente
     amount: float,  # cuánto movió la respuesta

@@ -120,7 +120,7 @@ const read = field => {
 const fill = row => fields.forEach(field => {
   const value = row[field.name] ?? "";
   if (field.type === "checkbox") field.checked = value === true;
-  else field.value = typeof value === "number" && field.dataset.kind === "number" ? String(value).replace(".", ",") : String(value);
+  else field.value = typeof value === "number" && field.dataset.kind === "number" ? String(value).replace(/\./, ",") : String(value);
 });
 const note = (field, text) => {
   $(field.id + "-fault").textContent = text;

@@ -114,8 +114,7 @@ class ModelService:
         known: Mapping[str, Mapping[str, Any]] | None = None,  # filas de ejemplo del proyecto: cómo se llama cada una → la fila
     ):
         self.model, self.version, self.limits, self.known = model, version, limits, known
-        self.origin = model.info["data"].get("origin", "own")
-        self.reader = PayloadReader(model.info, limits.max_rows)
+        self.origin, self.reader = model.info["data"].get("origin", "own"), PayloadReader(model.info, limits.max_rows)
         self._answer, self.encode = build_answer_type(model.info), msgspec.json.Encoder().encode
         self._knows_levels = "unseen" in self._answer.__struct_fields__
         self._methods = ("predict",) if model.info["task"] == "regression" else ("predict", "predict_proba")

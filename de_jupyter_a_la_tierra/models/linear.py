@@ -36,7 +36,7 @@ class LinearTerms(TypedDict):
 
 # %% ../../nbs/2_kedro/39_linear.ipynb #t021
 def add_up(
-    term: Term,
+    term: Term,  # la entrada y sus coeficientes
     values: np.ndarray,  # (n,) lo que vale esa entrada en cada fila: float32, con NaN donde falta, o textos
 ) -> np.ndarray:  # (n, c) lo que suma en cada fila
     """Lo que suma una entrada, fila a fila."""
@@ -51,7 +51,7 @@ def add_up(
 
 
 def add_columns(
-    linear: LinearTerms,
+    linear: LinearTerms,  # los sumandos de un modelo
     inputs: Mapping[str, np.ndarray],  # entrada → (n,) lo que vale en cada fila
 ) -> dict[str, np.ndarray]:  # columna → (n, c) lo que suma en cada fila
     """Lo que suma cada columna; una fecha, por todas sus partes."""
@@ -166,7 +166,7 @@ def compute_shares(
 
 
 def verify_terms(
-    linear: LinearTerms,
+    linear: LinearTerms,  # los sumandos de un modelo
     inputs: Mapping[str, np.ndarray],  # entrada → (n,) lo que vale en cada fila
     expected: np.ndarray,  # (n,) lo que predice una regresión o (n, c) las probabilidades de un clasificador
 ) -> bool:
