@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import UsageError, WorkError, explain_os_errors, missing_extra, tell_order
 from ..models.artifact import INFO_FILE, check_files, load_model, parse_info
 from ..models.freezing import write_artifact
-from ..projects.project import Project, load_sources, read_conf
+from ..projects.project import Project, load_dictionary, read_conf
 from .connection import DATABASE, connect, explain_mlflow_errors, find_server, import_mlflow, is_local, load_config, open_experiment, read_config
 from .flavor import log_folder, name_version
 from .hook import flatten_metrics
@@ -90,7 +90,7 @@ def name_model(
     project: Project,  # lo que devolvió `find_project`
 ) -> str:  # «catfood»
     """El nombre del modelo de un proyecto: el de sus datos."""
-    return str(load_sources(project).dictionary.name)
+    return str(load_dictionary(project).name)
 
 # %% ../../nbs/5_mlflow/20_registry.ipynb #c019
 def _find_run(client: Any, run_id: str | None) -> Any:
@@ -232,7 +232,7 @@ def _peek(project: Project, name: str, alias: str | None, number: str | None) ->
 # %% ../../nbs/5_mlflow/20_registry.ipynb #pk04
 def _require_name(project: Project) -> str:
     """El nombre del modelo de un proyecto; `UsageError` si no tiene registro, o si no se sabe cómo se llama."""
-    config = read_config(load_config(project)) or {}
+    config = dict(read_conf(project, "mlflow"))
     if is_local(find_server(project.root, config)) and not (project.root / DATABASE).exists():
         raise UsageError("Este proyecto no tiene ningún registro de modelos.")
     if "dictionary" not in read_conf(project, "sources"):
