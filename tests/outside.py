@@ -28,7 +28,7 @@ def copy_sources(folder: Path) -> Path:
 
 def clean_env(**more: str) -> dict[str, str]:
     """El entorno de quien no tiene otro activado: se conserva cómo se llega a los paquetes y poco más."""
-    outside = {"PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MLFLOW_TRACKING_URI", "TIERRA_PATH"}
+    outside = {"PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTEST_FLAGS", "PYTEST_ADDOPTS", "JOBS", "MLFLOW_TRACKING_URI", "TIERRA_PATH"}
     kept = {key: value for key, value in os.environ.items() if key not in outside}
     if "TIERRA_OFFLINE" in os.environ:  # sin red no se puede bajar uv: sirve el nuestro, con su caché
         kept["UV"] = str(BIN / "uv")

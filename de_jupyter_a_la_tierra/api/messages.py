@@ -28,7 +28,7 @@ class Request:
     method: str  # «GET», «POST»…
     path: str  # la dirección, sin lo que va tras la interrogación
     headers: Mapping[bytes, bytes]  # en minúsculas
-    body: bytes = b""
+    body: bytes = b""  # lo que trae
     query: bytes = b""  # lo que va tras la interrogación, tal cual
     client: str = ""  # desde qué dirección preguntan
     id: str = ""  # cómo se llama esta petición en el registro y en la respuesta
@@ -36,6 +36,8 @@ class Request:
     user: str = ""  # de quién es la clave, si trae una
     rows: Sequence[Sequence[Any]] = ()  # las filas que pide predecir: las apunta quien las lee
     prediction: Any = None  # lo que se le ha contestado, como lo da el modelo
+    start: float = 0.0  # cuándo llegó, según `time.perf_counter`
+    served: Any = None  # lo que había en el mostrador cuando llegó: con eso se contesta, pase lo que pase después
 
     @property
     def media(self) -> str:  # en minúsculas y sin parámetros; vacío si no lo dice
@@ -52,9 +54,9 @@ class Request:
 class Reply:
     """Una respuesta."""
 
-    body: bytes
-    status: int = 200
-    media: bytes = b"application/json"
+    body: bytes  # su contenido
+    status: int = 200  # el código de HTTP
+    media: bytes = b"application/json"  # qué clase de contenido es
     headers: Sequence[tuple[bytes, bytes]] = ()  # las que no lleva toda respuesta
 
 
@@ -62,7 +64,7 @@ class Reply:
 class Route:
     """Quién contesta en una dirección a un verbo."""
 
-    handler: Callable[[Request], Reply]
+    handler: Callable[[Request], Reply]  # la función que contesta
     quick: bool = False  # si tarda microsegundos con un cuerpo pequeño, y se le puede llamar sin cambiar de hilo
     public: bool = False  # si se contesta también a quien no trae clave
 

@@ -55,16 +55,16 @@ def find_folder(
 
 
 def find_version(
-    model: str | None,  # una versión, una carpeta o models:/…; None, todas
+    model: str | None,  # una versión, una carpeta, «champion» o models:/…; None, todas
 ) -> str:  # la versión o, de una carpeta, el sha256 de su ficha; vacío, todas
     """Qué versión de lo servido se mira."""
     from de_jupyter_a_la_tierra.models.artifact import INFO_FILE, parse_info
 
     folder = Path(model or "")
-    if model and model.startswith("models:"):
-        from de_jupyter_a_la_tierra.cli.serve import find_model
+    if model and (model == "champion" or model.startswith("models:")):
+        from de_jupyter_a_la_tierra.hosting.resolver import find_model
 
-        folder = find_model(model)[0]
+        folder = find_model(model).folder
     if model and (folder / INFO_FILE).is_file():
         return parse_info((folder / INFO_FILE).read_bytes(), model)["sha256"]
     return model or ""
@@ -75,7 +75,7 @@ _SHARE = click.FloatRange(min=0)
 
 @click.command(epilog="Ejemplo: tierra monitor --since 24h --output deriva.html", **COMMAND)
 @click.option("--folder", type=PATH, metavar="CARPETA", help="Dónde se guarda lo servido; si no, la de los ajustes de la API.")
-@click.option("--model", metavar="MODELO", help="Solo una versión, o la de una carpeta o de models:/NOMBRE@champion; si no, todas.")
+@click.option("--model", metavar="MODELO", help="Solo una versión: su nombre, su carpeta, champion o models:/NOMBRE@champion; si no, todas.")
 @click.option("--since", metavar="CUÁNDO", help="Desde cuándo: 24h, 7d, 90m o una fecha; si no, todo.")
 @click.option("--output", type=PATH, metavar="FICHERO", help="Escribe también una página con dibujos.")
 @click.option("--warn", type=_SHARE, metavar="PSI", default=0.1, show_default=True, help="El PSI desde el que se avisa.")

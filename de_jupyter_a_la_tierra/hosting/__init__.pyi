@@ -12,7 +12,9 @@ from .recording import build_recorder as build_recorder
 from .report import build_report_page as build_report_page
 from .report import tell_report as tell_report
 from .resolver import ModelWatcher as ModelWatcher
+from .resolver import Pointer as Pointer
 from .resolver import find_model as find_model
+from .resolver import read_pointer as read_pointer
 from .settings import ServeSettings as ServeSettings
 from .settings import load_settings as load_settings
 from .shadow import Shadow as Shadow

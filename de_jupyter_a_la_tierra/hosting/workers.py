@@ -106,20 +106,20 @@ def assemble(
     closing.callback(shelf.stop)
     gate = open_gate(settings, Path(assignment.root), os.environ)
     crossing = Origins(frozenset(origin.encode() for origin in settings.cors)) if settings.cors else None
-    witnesses, routes = _call_witnesses(settings, shelf, telemetry, closing)
+    witnesses, routes = _call_witnesses(assignment, shelf, telemetry, closing)
     app = Api(shelf, settings.limits, gate, witnesses, crossing=crossing)
     app.routes = {**build_shelf_routes(shelf), **telemetry.list_routes(lambda: app.active), **routes}
     return app
 
 # %% ../../nbs/3_api/24_workers.ipynb #w031b
-def _call_witnesses(settings: ServeSettings, shelf: Any, telemetry: Any, closing: ExitStack) -> tuple[list[Any], dict[str, Any]]:
+def _call_witnesses(assignment: Assignment, shelf: Any, telemetry: Any, closing: ExitStack) -> tuple[list[Any], dict[str, Any]]:
     """Los testigos que piden los ajustes, y las direcciones que traen consigo."""
-    witnesses: list[Any] = list(telemetry.witnesses)
+    settings, witnesses = assignment.settings, list(telemetry.witnesses)
     routes: dict[str, Any] = {}
     if settings.record:
         from de_jupyter_a_la_tierra.hosting.recording import build_recorder
 
-        if recorder := build_recorder(settings):
+        if recorder := build_recorder(settings, Path(assignment.root)):
             closing.callback(recorder.close)
             witnesses.append(recorder)
             routes = recorder.routes(shelf)

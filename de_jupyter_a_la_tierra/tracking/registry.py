@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import UsageError, WorkError, explain_os_errors, missing_extra, tell_order
 from ..models.artifact import INFO_FILE, check_files, load_model, parse_info
 from ..models.freezing import write_artifact
-from ..projects.project import Project, load_sources, read_conf
+from ..projects.project import Project, load_dictionary, read_conf
 from .connection import DATABASE, connect, explain_mlflow_errors, find_server, import_mlflow, is_local, load_config, open_experiment, read_config
 from .flavor import log_folder, name_version
 from .hook import flatten_metrics
@@ -90,7 +90,7 @@ def name_model(
     project: Project,  # lo que devolvió `find_project`
 ) -> str:  # «catfood»
     """El nombre del modelo de un proyecto: el de sus datos."""
-    return str(load_sources(project).dictionary.name)
+    return str(load_dictionary(project).name)
 
 # %% ../../nbs/5_mlflow/20_registry.ipynb #c019
 def _find_run(client: Any, run_id: str | None) -> Any:
@@ -138,6 +138,13 @@ def _split_address(text: str) -> tuple[str, str | None, str | None]:
     return name, alias, number
 
 
+def _missing_version(name: str, alias: str | None, number: str | None, known: list[int]) -> UsageError:
+    """El error de quien pide una versión que no está."""
+    missing = f"no hay ningún «{alias}»" if alias else f"no hay versión {number}"
+    hint = f" Elígelo con «{tell_order('tierra models promote')}»." if alias == CHAMPION else ""
+    return UsageError(f"En el registro {missing} de «{name}». Versiones que hay: {', '.join(map(str, known)) or 'ninguna'}.{hint}")
+
+
 def find_version(
     client: Any,  # lo que da `open_registry`
     text: str,  # «models:/catfood@champion» o «models:/catfood/3»
@@ -151,10 +158,7 @@ def find_version(
     for version in versions:
         if str(version.version) == str(number):
             return version
-    known = ", ".join(str(version.version) for version in versions) or "ninguna"
-    missing = f"no hay ningún «{alias}»" if alias else f"no hay versión {number}"
-    hint = f" Elígelo con «{tell_order('tierra models promote')}»." if alias == CHAMPION else ""
-    raise UsageError(f"En el registro {missing} de «{name}». Versiones que hay: {known}.{hint}")
+    raise _missing_version(name, alias, number, [version.version for version in versions])
 
 # %% ../../nbs/5_mlflow/20_registry.ipynb #c027
 def _download(version: ModelVersion) -> dict[str, bytes]:
@@ -196,30 +200,39 @@ def locate_version(
     return folder
 
 # %% ../../nbs/5_mlflow/20_registry.ipynb #pk02
-_PEEK = """
-    SELECT t.key, t.value FROM model_versions v JOIN model_version_tags t ON t.name = v.name AND t.version = v.version
-    WHERE v.name = :name AND v.current_stage != 'Deleted_Internal' AND v.version = coalesce(
-        :number, (SELECT version FROM registered_model_aliases WHERE name = :name AND alias = :alias))
-"""
+_VERSIONS = "SELECT CAST(version AS INTEGER) FROM model_versions WHERE name = ? AND current_stage != 'Deleted_Internal' ORDER BY 1"
+_ALIASES = "SELECT alias, CAST(version AS TEXT) FROM registered_model_aliases WHERE name = ?"
+_TAGS = "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?"
+
+
+def _read_database(project: Project, name: str, alias: str | None, number: str | None) -> tuple[list[int], dict[str, str]]:
+    """Las versiones que hay en la base del proyecto y las etiquetas de la que se pide; si algo no cuadra, el error que sea."""
+    if not is_local(find_server(project.root, dict(read_conf(project, "mlflow")))):
+        raise LookupError
+    with closing(sqlite3.connect(f"{(project.root / DATABASE).as_uri()}?mode=ro", uri=True)) as base:
+        wanted = dict(base.execute(_ALIASES, (name,))).get(alias) if alias else number
+        return [found for (found,) in base.execute(_VERSIONS, (name,))], dict(base.execute(_TAGS, (name, wanted)))
 
 
 def _peek(project: Project, name: str, alias: str | None, number: str | None) -> Path | None:
-    """La carpeta de una versión, leída de la base del proyecto sin cargar MLflow; `None` si hay que preguntarle a él."""
-    database = project.root / DATABASE
+    """La carpeta de una versión, leída de la base del proyecto sin cargar MLflow; `None` si hay que preguntarle a él.
+
+    Lanza `UsageError` si la base se entiende y esa versión no está.
+    """
+    known: list[int] | None = None
     with suppress(Exception):  # lo que sea que no cuadre ya lo contará MLflow
-        if not is_local(find_server(project.root, dict(read_conf(project, "mlflow")))):
-            return None
-        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as base:
-            tags = dict(base.execute(_PEEK, {"name": name, "alias": alias, "number": number}).fetchall())
+        known, tags = _read_database(project, name, alias, number)
         place = project.root / str(read_conf(project, "catalog")["model"]["filepath"])
         folder = place / tags["tierra.version"] / place.name
         return folder if _read_seal(folder) == tags["tierra.sha256"] else None
+    if known is not None and not tags:
+        raise _missing_version(name, alias, number, known)
     return None
 
 # %% ../../nbs/5_mlflow/20_registry.ipynb #pk04
 def _require_name(project: Project) -> str:
     """El nombre del modelo de un proyecto; `UsageError` si no tiene registro, o si no se sabe cómo se llama."""
-    config = read_config(load_config(project)) or {}
+    config = dict(read_conf(project, "mlflow"))
     if is_local(find_server(project.root, config)) and not (project.root / DATABASE).exists():
         raise UsageError("Este proyecto no tiene ningún registro de modelos.")
     if "dictionary" not in read_conf(project, "sources"):

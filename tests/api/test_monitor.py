@@ -1,5 +1,6 @@
 """Guardar lo servido y compararlo, con servidores de verdad: lo que se guarda, lo que se pierde, y lo que dice `tierra monitor`."""
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from mixed import as_json, simulate_voyages
+from browser import CHROMIUM, DESKTOP, PHONE, browsing
+from mixed import NAMES, as_json, simulate_voyages
+from serving import serving
 
 from de_jupyter_a_la_tierra.hosting.recording import FILES, is_sampled, read_truths
 
@@ -21,7 +24,8 @@ SERVER = """
 import json, logging, resource, sys
 from pathlib import Path
 from de_jupyter_a_la_tierra.api.server import Api, FixedShelf, ModelService, serve_model
-from de_jupyter_a_la_tierra.hosting.protocol import open_socket, run_server
+from de_jupyter_a_la_tierra.hosting.protocol import Server
+from de_jupyter_a_la_tierra.hosting.workers import catching_stops, open_socket
 from de_jupyter_a_la_tierra.hosting.recording import FILES, Recorder, Writer, build_recorder
 from de_jupyter_a_la_tierra.hosting.settings import ServeSettings
 from de_jupyter_a_la_tierra.models.artifact import load_model
@@ -41,7 +45,9 @@ with open_socket(port=0) as listener:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         import signal
         signal.signal(signal.SIGUSR1, lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
-    run_server(Api(shelf, witnesses=[recorder], routes=recorder.routes(shelf)), listener)
+    server = Server(Api(shelf, witnesses=[recorder], routes=recorder.routes(shelf)), listener, ServeSettings())
+    with catching_stops(server.stop):
+        server.run()
 recorder.close()
 print([name for name in ("pandas", "sklearn", "kedro", "mlflow") if name in sys.modules])
 """
@@ -54,7 +60,7 @@ class Recording:
         self.process = process
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{int(process.stdout.readline())}", timeout=30)
 
-    def stop(self, number: int = signal.SIGINT) -> tuple[str, str]:
+    def stop(self, number: int = signal.SIGTERM) -> tuple[str, str]:
         """Lo para, y da lo que ha escrito."""
         self.process.send_signal(number)
         return self.process.communicate(timeout=30)
@@ -183,6 +189,33 @@ def test_without_pyarrow_it_is_lines(tierra: Callable, voyages: Path, tmp_path: 
     assert done.returncode == 0 and "1200 filas servidas" in done.stdout and "deriva" not in done.stdout
 
 
+def test_tierra_serve_records_where_tierra_monitor_looks(tierra: Callable, voyages: Path, tmp_path: Path) -> None:
+    """Con dos trabajadores, y las dos órdenes desde una carpeta cualquiera del proyecto; lo que llega por otros formatos, también."""
+    (tmp_path / "pyproject.toml").write_text('[tool.kedro]\npackage_name = "viajes"\n')
+    (tmp_path / "notas").mkdir()
+    rows = simulate_voyages(1200, seed=6)
+    with serving(tierra, tmp_path / "notas", "--model", voyages, "--record", "1", "--workers", "2") as server:
+        for start in range(0, 1200, 40):
+            assert server.ask(as_json(rows.iloc[start : start + 40])).status_code == 200
+        sheet = rows.head(50).assign(sailed=rows["sailed"].dt.strftime("%Y-%m-%d"))[NAMES].to_csv(index=False).encode()
+        answer = httpx.post(server.address + "/predict_scores", content=sheet, headers={"content-type": "text/csv"}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        told = server.ask({"id": answer.headers["x-request-id"], "row": 49, "truth": "no"}, "/feedback")
+        assert told.status_code == 202
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+    done = tierra("monitor", cwd=tmp_path / "notas")
+    assert done.returncode == 0 and "1250 filas servidas" in done.stdout and "con 1 verdades" in done.stdout, done.stdout + done.stderr
+
+
+def test_tierra_serve_says_where_it_cannot_record(tierra: Callable, voyages: Path, tmp_path: Path) -> None:
+    (tmp_path / "served").write_text("esto es un fichero")
+    done = tierra("serve", "--model", voyages, "--port", "0", "--record", "1", "--record-folder", "served", cwd=tmp_path)
+    assert done.returncode == 1 and "No se pudo guardar lo servido" in done.stderr and "Traceback" not in done.stderr
+    done = tierra("serve", "--model", voyages, "--record", "2", cwd=tmp_path)
+    assert done.returncode == 2 and "--record ha de ser un número de 0 a 1" in done.stderr
+
+
 # ── Lo que se sabe después ──────────────────────────────────────────────────
 
 
@@ -196,13 +229,15 @@ def test_without_pyarrow_it_is_lines(tierra: Callable, voyages: Path, tmp_path: 
         (b'{"id": "a", "truth": null}', 422, "y es null."),
         (b'{"id": "a", "row": -1, "truth": "no"}', 422, "«row» empieza en 0"),
         (b'{"id": "a", "truth": "no", "otra": 1}', 422, "Se espera"),
+        (b'{"id": "a", "truth": 1' + b"0" * 6000 + b"}", 422, "Se espera"),
+        (b'{"id": "a", "truth": "' + b"z" * 100_000 + b'"}', 422, "…"),
         (b'{"id": "a", "row": 1e400, "truth": "no"}', 422, "Se espera"),
     ],
 )
 def test_a_truth_that_cannot_be(server: Recording, body: bytes, status: int, says: str) -> None:
     answer = server.client.post("/feedback", content=body)
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.status_code == status and says in answer.json()["detail"]
+    assert answer.status_code == status and says in answer.json()["detail"] and len(answer.content) < 2000
 
 
 @pytest.fixture(scope="module")
@@ -260,10 +295,9 @@ def test_a_full_disk_is_said_once_and_nobody_waits_for_it(voyages: Path, tmp_pat
 def test_killed_it_leaves_nothing_broken(tierra: Callable, voyages: Path, tmp_path: Path, files: str) -> None:
     """Con `kill -9` mientras escribe: lo que hay se lee entero."""
     folder, rows = tmp_path / "served", simulate_voyages(200, seed=1)
-    for round_ in range(3):
+    for most in (1, 3, 6):
         with recording(voyages, folder, rows_per_file=50, files=files) as server:
-            until = time.monotonic() + 0.3 + 0.07 * round_
-            while time.monotonic() < until:
+            while len(list(folder.glob("served-*"))) < most:
                 server.send(rows, 40)
             server.stop(signal.SIGKILL)
     found = sorted(folder.glob("served-*"))
@@ -296,6 +330,33 @@ def test_two_processes_share_a_folder(voyages: Path, tmp_path: Path) -> None:
     assert (names[0], 3) in read_truths(folder)
 
 
+# ── La página ───────────────────────────────────────────────────────────────
+
+AXE = Path(os.environ.get("TIERRA_AXE", ""))  # axe.min.js, del paquete axe-core de npm
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="sin Chromium")
+def test_the_page_is_for_everybody(tierra: Callable, voyages: Path, tmp_path: Path) -> None:
+    """En un teléfono y en una pantalla, de día y de noche: nada se sale, nada se pide fuera y axe-core no tiene nada serio que decir."""
+    with recording(voyages, tmp_path / "served") as server:
+        names = server.send(simulate_voyages(300, seed=2).assign(fare=99.0))
+        server.client.post("/feedback", json=[{"id": name, "row": 1, "truth": "no"} for name in names])
+        server.stop()
+    tierra("monitor", "--folder", "served", "--output", "report.html", cwd=tmp_path)
+    with browsing(tmp_path / "chromium") as page:
+        for size in (PHONE, DESKTOP):
+            for dark in (False, True):
+                page.resize(size, dark)
+                page.open((tmp_path / "report.html").as_uri())
+                assert page.run("document.documentElement.scrollWidth <= innerWidth"), size
+                assert page.run("[...document.querySelectorAll('svg[role=img]')].every(svg => svg.querySelector('title').textContent)")
+                if AXE.is_file():
+                    page.run(AXE.read_text(encoding="utf-8"))
+                    found = page.run("axe.run().then(found => found.violations.map(({ id, impact, nodes }) => ({ id, impact, where: nodes.map(node => node.html) })))")
+                    assert not [each for each in found if each["impact"] in ("serious", "critical")]
+        assert {request["url"].partition(":")[0] for request in page.requests} == {"file"} and not page.faults
+
+
 # ── La orden ────────────────────────────────────────────────────────────────
 
 
@@ -312,10 +373,3 @@ def test_two_processes_share_a_folder(voyages: Path, tmp_path: Path) -> None:
 def test_badly_asked(tierra: Callable, tmp_path: Path, args: list[str], says: str) -> None:
     done = tierra("monitor", *args, cwd=tmp_path)
     assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
-
-
-def test_it_starts_only_if_it_can_write(voyages: Path, tmp_path: Path) -> None:
-    (tmp_path / "served").write_text("esto es un fichero")
-    command = [sys.executable, "-c", SERVER, voyages, tmp_path / "served", "{}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode and "No se pudo guardar lo servido" in done.stderr and not done.stdout

@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -55,8 +56,8 @@ class Api:
     def __init__(self, tierra: Callable, cwd: Path, *args: str, **env: str) -> None:
         self.log = cwd / f"log-{time.monotonic_ns()}.txt"
         with self.log.open("w") as heard:
-            command = [tierra.path, "serve", "--port", "0", *args]
-            env |= {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}  # adónde apuntó el de las pruebas
+            command = [tierra.path, "serve", *([] if "--port" in args else ["--port", "0"]), *args]
+            env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")} | env  # sin lo que MLflow apuntó aquí
             self.process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=heard, text=True, env=env)
         self.said = []
         for line in self.process.stdout:
@@ -113,14 +114,15 @@ class Load:
         self.closing = False
 
     async def _ask(self, number: int) -> None:
-        """Una conexión: pregunta, espera, apunta; si se la cierran entre dos preguntas, abre otra."""
+        """Una conexión: pregunta, espera, apunta; si se la cierran, abre otra, en la otra instancia si la hay."""
         request = b"POST /predict_score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
         reader = writer = None
+        turn = number
         while not self.closing:
             sent = False
             try:
                 if writer is None:
-                    reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[number % len(self.ports)])
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[turn % len(self.ports)])
                 writer.write(request)
                 sent = True
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -133,11 +135,14 @@ class Load:
                     writer.close()
                     writer = None
                 await asyncio.sleep(0.002)
-            except OSError:
-                self.cut, writer = self.cut + sent, None
-                await asyncio.sleep(0.02)
-            except asyncio.IncompleteReadError:
-                self.cut, writer = self.cut + 1, None
+            except (OSError, asyncio.IncompleteReadError):  # se ha cerrado: a la otra, como haría quien reparte
+                if writer:
+                    writer.close()
+                self.cut, turn, writer = self.cut + sent, turn + 1, None
+                await asyncio.sleep(0.01)
+        if writer:
+            writer.close()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
     async def run(self, work: Callable) -> None:
         """Pregunta mientras se hace otra cosa, que corre en otro hilo."""
@@ -327,3 +332,150 @@ def test_in_the_shadow(tierra, copy):
         first, second = list_versions(client, "catfood")
     trial = read_trial(find_project(copy), second.sha256, first.sha256)
     assert trial.rows == 520 and trial.errors == 0 and "A la sombra: 520 filas" in trial.describe()
+
+
+def agree(api: Api, what: Callable[[dict], bool], times: int = 8) -> None:
+    """Espera a que lo digan tantas respuestas seguidas, que con varios procesos vienen de unos y de otros."""
+    limit, right = time.monotonic() + 30, 0
+    while right < times:
+        right = right + 1 if what(api.get("/health").json()) else 0
+        assert time.monotonic() < limit, api.tell()
+
+
+def find_workers(api: Api) -> list:
+    """Los procesos que contestan."""
+    psutil = pytest.importorskip("psutil")
+    children = psutil.Process(api.process.pid).children(recursive=True)
+    return [child for child in children if "hosting.workers" in " ".join(child.cmdline())]
+
+
+def test_two_workers_agree(tierra, folders, link, tmp_path):
+    """Con dos procesos, los dos cambian; y el que sustituye a uno muerto sirve lo mismo, aunque lo último pedido esté roto."""
+    bad = Path(shutil.copytree(folders["v3"].parent, tmp_path / "racion/malo")) / "racion"
+    (bad / "model.onnx").write_bytes(b"nada")
+    with serving(tierra, tmp_path, "--model", str(link), "--workers", "2", TIERRA_API_REFRESH="0.2") as api:
+        switch(link, folders["v2"])
+        agree(api, lambda health: health["model"] == "v2")
+        switch(link, bad)
+        agree(api, lambda health: health["model"] == "v2" and health.get("refused", {}).get("version") == "malo")
+        first, second = find_workers(api)
+        first.kill()
+        limit = time.monotonic() + 20
+        while {worker.pid for worker in find_workers(api)} <= {first.pid, second.pid} or len(find_workers(api)) < 2:
+            assert time.monotonic() < limit, api.tell()
+            time.sleep(0.05)
+        agree(api, lambda health: health["model"] == "v2" and "refused" in health)
+
+
+def test_promoting_for_real(tierra, tmp_path):
+    """Con modelos entrenados, `tierra models promote` y `rollback`, y la API en marcha: cambia sola, y nadie lo nota."""
+    assert tierra("data", "--rows", "300", cwd=tmp_path).returncode == 0
+    for params in ("model.type=logistic", "model.type=logistic,features=[ga_ash]"):
+        assert (done := tierra("run", "--params", params, cwd=tmp_path)).returncode == 0, done.stderr
+    assert (done := tierra("models", "promote", "1", cwd=tmp_path)).returncode == 0, done.stderr
+    with serving(tierra, tmp_path, "--force-schema", TIERRA_API_REFRESH="0.2") as api:
+        first = api.get("/health").json()["model"]
+        assert "Es el campeón del registro." in api.said[0]
+        assert tierra("models", "promote", "2", cwd=tmp_path).returncode == 1  # es peor: no se promueve, y no se sirve
+        assert api.get("/health").json()["model"] == first
+        assert tierra("models", "promote", "2", "--force", cwd=tmp_path).returncode == 0
+        second = api.wait_for(lambda health: health["model"] != first)["model"]
+        assert tierra("models", "rollback", cwd=tmp_path).returncode == 0
+        api.wait_for(lambda health: health["model"] == first)
+    assert second > first
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_registry_far_away(tierra, copy, tmp_path, monkeypatch):
+    """Con un servidor de MLflow: se sirve su campeón; si el servidor cae, sigue el de antes; si vuelve con otro, entra."""
+    (copy / "mlflow.db").unlink()
+    command = [tierra.path.with_name("mlflow"), "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", tmp_path / "files"]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+
+    @contextmanager
+    def far_away() -> Iterator[None]:
+        env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (tmp_path / "server.txt").open("a") as heard:
+            server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], stdout=heard, stderr=heard, env=env, start_new_session=True)
+        try:
+            for _ in range(600):
+                with suppress(httpx.HTTPError):
+                    if httpx.get(f"{uri}/health").status_code == 200:
+                        break
+                time.sleep(0.1)
+            yield
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(20)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    base = copy / "data/06_models/catfood"
+    with far_away():
+        for folder in sorted(base.iterdir()):
+            register_model(find_project(copy), folder / "catfood")
+        crown(copy, 1)
+        shutil.rmtree(base)  # los modelos solo están allí
+        api = Api(tierra, copy, TIERRA_API_REFRESH="0.5", MLFLOW_TRACKING_URI=uri)
+        assert api.ask().json()["model"].startswith("2026-01")
+    try:
+        assert "no contesta" in api.wait_for(lambda health: "trouble" in health, 90)["trouble"]
+        assert api.ask().status_code == 200
+        with far_away():
+            crown(copy, 2)
+            assert "trouble" not in api.wait_for(lambda health: health["model"].startswith("2026-02"), 90)
+        assert api.stop() == 0 and "Traceback" not in api.tell()
+    finally:
+        api.process.kill()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_minute_of_everything(tierra, copy, capsys):
+    """Un minuto de carga sobre dos instancias: veinte cambios, un proceso muerto, un campeón roto y un reinicio.
+
+    Ninguna respuesta equivocada, y ninguna petición perdida fuera de las que corta el propio SIGKILL.
+    """
+    third = copy / "data/06_models/catfood/2026-03-01T00.00.00.000Z/catfood"
+    register_model(find_project(copy), freeze(third, 3, name="catfood"))
+    onnx = third / "model.onnx"
+    onnx.write_bytes(onnx.read_bytes()[:-9])
+    names = ["2026-01-01T00.00.00.000Z", "2026-02-01T00.00.00.000Z"]
+    expected = {answer_of(copy / "data/06_models/catfood" / name / "catfood", name) for name in names}
+    crown(copy, 1)
+    env, happened = {"TIERRA_API_REFRESH": "0.5", "TIERRA_API_WORKERS": "2"}, {}
+    apis = [Api(tierra, copy, **env) for _ in range(2)]
+    load = Load([api.port for api in apis], connections=8)
+
+    def work() -> None:
+        start = time.monotonic()
+        for turn in range(20):
+            crown(copy, 2 - turn % 2)
+            for api in apis:
+                agree(api, lambda health, turn=turn: health["model"] == names[1 - turn % 2])
+            if turn == 5:
+                happened["before"] = load.cut
+                find_workers(apis[0])[0].kill()
+            if turn == 10:
+                happened["killed"] = load.cut
+                crown(copy, 3)
+                for api in apis:
+                    agree(api, lambda health: health.get("refused", {}).get("version", "").startswith("2026-03") and health["model"] == names[1])
+            if turn == 15:
+                assert apis[0].stop() == 0
+                apis[0] = Api(tierra, copy, "--port", str(load.ports[0]), **env)
+            time.sleep(max(0.0, start + 3 * (turn + 1) - time.monotonic()))
+
+    try:
+        load.during(work)
+        codes = [api.stop(signal.SIGINT) for api in apis]
+    finally:
+        for api in apis:
+            api.process.kill()
+    with capsys.disabled():
+        print(f"\n{sum(load.answers.values())} respuestas; cortadas por el SIGKILL: {happened['killed'] - happened['before']}; otras: {load.cut - happened['killed'] + happened['before']}; fallidas: {len(load.failed)}")
+    assert set(load.answers) == expected and not load.failed
+    assert happened["before"] == 0 and load.cut == happened["killed"] <= load.connections
+    assert codes == [0, 0]

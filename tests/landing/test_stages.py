@@ -16,7 +16,7 @@ from outside import BIN, ROOT, find_port, run, serving
 
 from de_jupyter_a_la_tierra.landing.templates import EXTRAS
 
-pytestmark = [pytest.mark.long, pytest.mark.network]  # «make env» baja uv y lo que pida cada etapa
+pytestmark = pytest.mark.long
 HEADER = "| etapa | extra | instalar (s) | tamaño (MB) | `make run` (s) | pruebas | `make test` (s) |\n|---|---|---|---|---|---|---|"
 
 
