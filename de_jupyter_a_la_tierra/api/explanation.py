@@ -134,6 +134,7 @@ def write_value(
 def tell_value(
     value: Any,  # como lo entiende el modelo
     column: Column,
+    figures: int = 6,  # cuántas cifras de un número, como mucho; las de su parte entera, todas
 ) -> str:  # «50 %», «Cádiz», «sin dato»
     """Un valor de una fila, como se dice."""
     if value is None or value == "":
@@ -145,7 +146,7 @@ def tell_value(
         no, yes = column.labels if len(column.labels) == 2 else ("no", "sí")
         return yes if value >= 0.5 else no
     if column.kind == "number":
-        return f"{format_number(value, figures=6)} {column.unit}".strip()
+        return f"{format_number(value, figures=max(figures, len(str(int(abs(value))))))} {column.unit}".strip()
     return f"«{value[:40]}…»" if len(value) > 40 else f"«{value}»"
 
 
@@ -205,7 +206,7 @@ def write_push(
     unit: str,  # en qué se mide
 ) -> Contribution:
     """Lo que hizo una columna, en cifras y en palabras."""
-    common = "como es corriente" if value == usual else f"y lo corriente es {tell_value(usual, column)}" if usual not in (None, "") else "y lo corriente es que falte"
+    common = "como es corriente" if value == usual else f"y lo corriente es {tell_value(usual, column, 4)}" if usual not in (None, "") else "y lo corriente es que falte"
     push = "no cambia nada" if value == usual else tell_push(amount, quantity, unit)
     detail = f"{column.meaning}: {tell_value(value, column)}, {common}; {push}."
     return Contribution(column.name, write_value(value, column), write_value(usual, column), _trim(amount), detail)

@@ -137,6 +137,8 @@ def describe_schema(
     if column.kind == "boolean":
         options: list[Any] = [{"type": "boolean"}, {"enum": [*column.labels, 0, 1]}]
         return {"anyOf": [*options, {"type": "null"}] if field.optional else options}
+    if column.kind == "date" and field.optional:
+        return {"anyOf": [{"type": "string", "format": find_moment(column)}, {"enum": [None, "", *column.missing]}]}
     schema: dict[str, Any] = {"type": ["string", "null"] if field.optional else "string"}
     if column.kind == "date":
         schema["format"] = find_moment(column)

@@ -422,11 +422,10 @@ def answer_rows(
 ) -> Reply:
     """Predice unas filas y lo escribe como se pide."""
     kind = read_choice(request, "format", ("json", "csv"), "csv" if b"text/csv" in request.headers.get(b"accept", b"") else "json")
-    probabilities, explain = read_flag(request, "probabilities"), read_flag(request, "explain")
+    probabilities, explain, decimal = read_flag(request, "probabilities"), read_flag(request, "explain"), read_choice(request, "decimal", (".", ","), ".")
     request.rows, request.prediction = rows, service.predict(rows)
     reasons = service.explainer.explain(rows, request.prediction.scores) if explain else ()
     if kind == "csv":
-        decimal = read_choice(request, "decimal", (".", ","), ".")
         return Reply(write_csv(request.prediction, service, probabilities, reasons, decimal), media=b"text/csv; charset=utf-8")
     return Reply(service.write(request.prediction, single, probabilities, reasons))
 
@@ -444,9 +443,9 @@ def read_request(
 ) -> list[tuple[Any, ...]]:  # las filas, como las quiere el modelo
     """Lee las filas de una petición, en el formato en que dice venir; `ApiError` si no se entiende o no vale."""
     body, media = open_body(request, most, (*JSON, *_LINES, *_SHEETS, *_PARQUET)), request.media
+    sep, decimal = read_choice(request, "sep", (";", ",", "tab", "|", "auto"), "auto"), read_choice(request, "decimal", (".", ","), "auto")
     if media in _SHEETS:
-        sep = read_choice(request, "sep", (";", ",", "tab", "|", "auto"), "auto")
-        return read_sheet(body, tables.reader, "\t" if sep == "tab" else sep, read_choice(request, "decimal", (".", ","), "auto"))
+        return read_sheet(body, tables.reader, "\t" if sep == "tab" else sep, decimal)
     if media in _PARQUET:
         return read_parquet(body, tables.reader, _SWOLLEN * most)
     return read_lines(body, tables.reader) if media in _LINES else read_document(body, tables)

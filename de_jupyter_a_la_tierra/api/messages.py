@@ -28,7 +28,7 @@ class Request:
     method: str  # «GET», «POST»…
     path: str  # la dirección, sin lo que va tras la interrogación
     headers: Mapping[bytes, bytes]  # en minúsculas
-    body: bytes = b""
+    body: bytes = b""  # lo que trae
     query: bytes = b""  # lo que va tras la interrogación, tal cual
     client: str = ""  # desde qué dirección preguntan
     id: str = ""  # cómo se llama esta petición en el registro y en la respuesta
@@ -54,9 +54,9 @@ class Request:
 class Reply:
     """Una respuesta."""
 
-    body: bytes
-    status: int = 200
-    media: bytes = b"application/json"
+    body: bytes  # su contenido
+    status: int = 200  # el código de HTTP
+    media: bytes = b"application/json"  # qué clase de contenido es
     headers: Sequence[tuple[bytes, bytes]] = ()  # las que no lleva toda respuesta
 
 
@@ -64,7 +64,7 @@ class Reply:
 class Route:
     """Quién contesta en una dirección a un verbo."""
 
-    handler: Callable[[Request], Reply]
+    handler: Callable[[Request], Reply]  # la función que contesta
     quick: bool = False  # si tarda microsegundos con un cuerpo pequeño, y se le puede llamar sin cambiar de hilo
     public: bool = False  # si se contesta también a quien no trae clave
 
@@ -165,8 +165,10 @@ def read_choice(
     default: str = "",  # lo que vale si falta
 ) -> str:
     """Lee una opción que elige entre varias; `ApiError` si es otra cosa."""
-    text = request.options.get(name, default) if request.query else default
-    if text != default and text not in choices:
+    text = request.options.get(name) if request.query else None
+    if text is None:
+        return default
+    if text not in choices:
         raise ApiError(400, f"La opción «{name}» puede ser {', '.join(f'«{each}»' for each in choices)}, y es «{text[:40]}».")
     return text
 

@@ -75,10 +75,10 @@ details { margin-top: 1.2rem } summary { cursor: pointer; color: var(--soft) } d
 .marks svg { width: 2.7rem; height: 2.7rem; fill: var(--empty) } .marks .on { fill: var(--accent) }
 .dots svg { width: 1.4rem; height: 1.4rem }
 .scale { display: block; width: 100%; height: .8rem; margin-top: .6rem } .ends { display: flex; justify-content: space-between; color: var(--soft); font-size: .875rem }
-.bars { list-style: none; margin: 0; padding: 0; display: grid; gap: .35rem }
-.bars li { display: grid; grid-template-columns: minmax(2.5rem, max-content) 1fr 4.2rem; gap: .6rem; align-items: center }
+.bars { list-style: none; margin: 0; padding: 0; display: grid; grid-template-columns: fit-content(45%) 1fr max-content; gap: .35rem .6rem }
+.bars li { display: grid; grid-column: 1 / -1; grid-template-columns: subgrid; align-items: center }
 .bars svg, .pushes svg { display: block; width: 100%; height: .9rem }
-.bars b { font-weight: 400; overflow-wrap: anywhere } .bars .chosen b, .bars .chosen i { font-weight: 700 } .bars i { font-style: normal; text-align: right; font-variant-numeric: tabular-nums }
+.bars b { font-weight: 400; overflow-wrap: anywhere } .bars .chosen b, .bars .chosen i { font-weight: 700 } .bars i { font-style: normal; white-space: nowrap; text-align: right; font-variant-numeric: tabular-nums }
 .pushes { list-style: none; margin: .8rem 0 0; padding: 0; display: grid; gap: .8rem }
 .pushes p { margin: 0; font-size: .93rem; line-height: 1.35; text-wrap: pretty } .pushes svg { margin-top: .25rem; height: .8rem }
 .track { fill: var(--empty); opacity: .45 } .fill { fill: var(--accent) } .up { fill: var(--up) } .down { fill: var(--down) } .middle { fill: var(--ink) }
@@ -143,7 +143,7 @@ const drawScale = score => {
   const [low, high] = model.range, place = Math.max(0, Math.min(100, 100 * (score - low) / (high - low)));
   const scale = strip([["track", 0, 100], ["fill", 0, place], ["middle", Math.max(0, place - .5), 1]]);
   scale.setAttribute("class", "scale");
-  return [scale, make("div", "ends", make("span", "", number(low)), make("span", "", number(high)))];
+  return [scale, make("div", "ends", make("span", "", number(low, 3)), make("span", "", number(high, 3)))];
 };
 const sayAnswer = answer => {
   const unit = model.unit ? " " + model.unit : "", sure = "probability" in answer ? `con una probabilidad del ${percent(answer.probability)}` : "";
@@ -174,7 +174,7 @@ const drawWhy = ({ detail, method_detail, contributions }) => {
   const moved = contributions.filter(push => Math.abs(push.contribution) > most / 1000), still = contributions.filter(push => !moved.includes(push));
   const list = (some) => { const rows = make("ul", "pushes", ...some.map(push => drawPush(push, most))); return rows };
   const legend = make("div", "legend", make("span", "", "◀ baja"), make("span", "", "sube ▶"));
-  const rest = make("details", "", make("summary", "", `Las otras ${moved.length - 8}`), list(moved.slice(8)));
+  const rest = make("details", "", make("summary", "", moved.length === 9 ? "La otra" : `Las otras ${moved.length - 8}`), list(moved.slice(8)));
   return [make("p", "", detail), legend, list(moved.slice(0, 8)), ...moved.length > 8 ? [rest] : [],
     ...still.length ? [make("p", "small", "No mueve nada: " + still.map(push => model.names[push.field]).join("; ") + ".")] : [], make("p", "small", method_detail)];
 };
@@ -292,7 +292,7 @@ _PAGE = """<!doctype html>
 <p>La misma pregunta, para pegarla en una terminal. Manda una lista de filas y recibirás una lista de predicciones, en su orden.</p>
 <pre tabindex="0"><code id="curl" data-where="{{ address }}/predict_score">{{ curl }}</code></pre>
 <ul><li><a href="openapi.json">openapi.json</a>: la API, descrita en OpenAPI 3.1</li>
-<li><a href="model">model</a>: la ficha del modelo</li><li><a href="health">health</a>: si está en marcha</li></ul></section></footer>
+<li><a href="model">model</a>: la ficha del modelo (con clave, si la hay)</li><li><a href="health">health</a>: si está en marcha</li></ul></section></footer>
 <script>{{ script | safe }}</script></body></html>"""
 
 
@@ -405,7 +405,7 @@ def list_examples(
 ) -> dict[str, dict[str, Any]]:  # cómo se llama → una fila, como va en JSON
     """Filas que dan ganas de probar un modelo."""
     usual, fields, baseline = build_example(model.info), build_fields(model.info), model.info["baseline"]
-    found = {name: dict(row) for name, row in (known or {}).items()} | {"Una fila corriente": usual}
+    found = {name: dict(row) for name, row in (known or {}).items() if row.keys() == usual.keys()} | {"Una fila corriente": usual}
     choices = {field.column.name: _list_choices(field, baseline["features"].get(field.column.name), baseline["levels"]) for field in fields}
     explainer = Explainer(model)
     if None in [usual[field.column.name] for field in fields if not field.optional] or not any(choices.values()):
@@ -420,7 +420,7 @@ def list_examples(
 def _describe_notes(info: ModelCard) -> list[str]:
     """Lo que conviene saber de un modelo antes de fiarse de él."""
     trial = " Sus respuestas sirven para probar, y no para decidir." if info["data"].get("origin") == "simulated" else ""
-    return [each for each in (describe_data(info) + trial, describe_engine(info)) if each]
+    return [each for each in (describe_data(info) + trial, describe_engine(info) if "served_by" in info else "") if each]
 
 
 def build_page(

@@ -26,6 +26,9 @@ from ..spanish import format_number
 from ..tables.dictionary import Column, describe_range
 
 # %% ../../nbs/3_api/10_payload.ipynb #c012
+_LARGEST = 3.4e38  # el mayor número que cabe en un float32
+
+
 def _build_kind(field: Field) -> Any:
     """El tipo de un campo: lo que msgspec comprueba de él y lo que el documento dice."""
     column = field.column
@@ -35,7 +38,8 @@ def _build_kind(field: Field) -> Any:
         words["examples"] = [field.example, *[level for level in field.levels if level != field.example][:9]]
     if column.kind != "number":
         return Annotated[Any, msgspec.Meta(**words, extra_json_schema=describe_schema(field))]
-    limits = {"ge": column.minimum, "le": column.maximum, "multiple_of": 1 if column.integer else None}
+    low, high = (column.minimum, -_LARGEST), (column.maximum, _LARGEST)
+    limits = {"ge": next(each for each in low if each is not None), "le": next(each for each in high if each is not None), "multiple_of": 1 if column.integer else None}
     kept: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
     if field.optional:
         return Annotated[Annotated[float, msgspec.Meta(**kept)] | None, msgspec.Meta(**words)]
@@ -120,7 +124,9 @@ def _hint(value: Any, field: Field) -> str:
         return ""
     if isinstance(value, float) and math.isnan(value):
         return " Un hueco se escribe null."
-    return " Los números van sin comillas y con punto decimal." if isinstance(value, str) and _QUOTED.fullmatch(value) else ""
+    if isinstance(value, float):
+        return " No cabe en ningún modelo." if abs(value) > _LARGEST else ""
+    return " Los números van sin comillas y con punto decimal." if _QUOTED.fullmatch(value) else ""
 
 
 def _describe_field(field: Field, row: dict[str, Any]) -> str:

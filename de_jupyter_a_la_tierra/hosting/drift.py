@@ -97,9 +97,9 @@ _SCORE = "score"
 class Bin:
     """Un cajón: qué parte caía y qué parte cae."""
 
-    label: str
-    expected: float
-    observed: float
+    label: str  # cómo se lee
+    expected: float  # la parte que caía, de 0 a 1
+    observed: float  # la que cae
 
 
 def _number_dates(values: Any) -> np.ndarray:
@@ -121,7 +121,7 @@ def _shorten(value: float, kind: str) -> str:
 class Profile:
     """Cómo era una columna, según la ficha de un modelo."""
 
-    column: Column
+    column: Column  # qué columna es
     gap: float  # la parte de huecos
     edges: tuple[float, ...] = ()  # sus deciles; de una categoría o un texto, ninguno
     levels: tuple[float, ...] = ()  # los niveles de esos deciles
@@ -223,15 +223,15 @@ def judge(
 class ColumnDrift:
     """Cuánto se ha movido una columna."""
 
-    name: str
-    meaning: str
-    psi: float
+    name: str  # como se llama
+    meaning: str  # qué es
+    psi: float  # cuánto se ha movido
     chance: float  # lo que daría el azar solo, una vez de cada cien
     status: str  # uno de `STATUSES`
     gaps: tuple[float, float]  # la parte de huecos, entonces y ahora
     outside: int  # filas que se salen de lo visto: un número menor o mayor, o una categoría que nadie vio
     unseen: dict[str, int]  # las categorías que nadie vio, de más a menos
-    bins: list[Bin]
+    bins: list[Bin]  # sus cajones
     ignored: bool = False  # si no cuenta para el veredicto
 
 
@@ -239,7 +239,7 @@ def measure_column(
     profile: Profile,  # cómo era
     counts: Counter[Any],  # cómo es
     n_train: int,  # filas de entonces
-    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,  # desde cuándo es deriva
     ignored: bool = False,  # si no cuenta para el veredicto
 ) -> ColumnDrift:
     """Compara una columna con lo que era."""
@@ -288,7 +288,7 @@ def count_pairs(
 def measure_performance(
     pairs: Counter[str],  # lo que da `count_pairs`
     info: ModelCard,  # la ficha del modelo
-    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,  # desde cuándo es deriva
 ) -> Performance | None:  # None, si no se sabe ninguna verdad
     """Compara lo que acierta un modelo con lo que acertó en su examen."""
     n, metrics = pairs["rows"], info["metrics"]
@@ -351,9 +351,9 @@ class Period:
     """Un rato: cuántas filas y cómo venían."""
 
     start: str  # «2026-03-01» o, si son horas, «2026-03-01T17»
-    n_rows: int
+    n_rows: int  # filas servidas
     psi: dict[str, float]  # columna → PSI
-    performance: Performance | None
+    performance: Performance | None  # lo que acertó, si se sabe
 
 
 @dataclass(frozen=True)
@@ -363,14 +363,14 @@ class VersionDrift:
     name: str  # cómo se llama el modelo
     version: str  # qué versión es
     sha256: str  # la de su ficha
-    task: str
+    task: str  # «classification» o «regression»
     n_rows: int  # filas servidas
-    n_requests: int
+    n_requests: int  # en cuántas peticiones
     n_train: int  # filas con que se entrenó
     columns: list[ColumnDrift]  # de la que más se ha movido a la que menos
     score: ColumnDrift  # las respuestas
-    performance: Performance | None
-    periods: list[Period]
+    performance: Performance | None  # lo que acierta, si se sabe
+    periods: list[Period]  # rato a rato, por orden
 
     @property
     def status(self) -> str:  # uno de `STATUSES`
@@ -399,7 +399,7 @@ def measure_version(
     tallies: Mapping[str, Tally],  # hora → sus cuentas
     info: ModelCard,  # la ficha del modelo
     version: str,  # qué versión es
-    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,  # desde cuándo es deriva
     ignored: Iterable[str] = (),  # las columnas que no cuentan para el veredicto
 ) -> VersionDrift:
     """Compara lo servido por una versión con lo que estudió."""
@@ -419,8 +419,8 @@ def measure_version(
 class DriftReport:
     """Lo servido desde una carpeta, versión a versión."""
 
-    folder: str
-    thresholds: Thresholds
+    folder: str  # la carpeta
+    thresholds: Thresholds  # desde cuándo es deriva
     versions: list[VersionDrift]  # la que más ha servido, la primera
     n_matched: int  # verdades con su predicción
     n_unmatched: int  # verdades de peticiones que no están en lo que se ha mirado
@@ -453,7 +453,7 @@ def compare_served(
     folder: Path,  # donde se guarda lo servido
     model: str = "",  # solo esta versión, o la de este sha256; vacío, todas
     since: datetime | None = None,  # lo anterior no cuenta
-    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,  # desde cuándo es deriva
     ignored: Sequence[str] = (),  # las columnas que no cuentan para el veredicto
 ) -> DriftReport:
     """Compara lo servido con lo que estudió cada versión; `UsageError` si no hay nada que comparar."""

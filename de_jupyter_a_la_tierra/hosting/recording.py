@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROW', 'FILES', 'is_sampled', 'Seen', 'list_kinds', 'build_columns', 'ParquetFiles', 'LineFiles', 'trim_folder',
-           'open_folder', 'save_card', 'Writer', 'split_seen', 'Losses', 'Recorder', 'describe_truth', 'read_truth',
-           'Feedback', 'read_feedback', 'FeedbackLog', 'read_truths', 'build_recorder']
+           'open_folder', 'save_card', 'Writer', 'split_seen', 'Losses', 'Waitlist', 'Recorder', 'describe_truth',
+           'read_truth', 'Feedback', 'read_feedback', 'FeedbackLog', 'read_truths', 'build_recorder']
 
 # %% ../../nbs/3_api/31_recording.ipynb #r003
 import atexit
@@ -174,16 +174,27 @@ class LineFiles:
 
     suffix = ".jsonl.gz"
 
-    def pack(self, columns: Mapping[str, list[Any]], kinds: Mapping[str, str]) -> bytes:
+    def pack(
+        self,
+        columns: Mapping[str, list[Any]],  # lo que da `build_columns`
+        kinds: Mapping[str, str],  # lo que da `list_kinds`
+    ) -> bytes:
         """Unas filas, ocupando poco."""
         rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
         return gzip.compress(msgspec.json.Encoder().encode_lines(rows), 1)
 
-    def save(self, path: Path, packs: Sequence[bytes]) -> None:
+    def save(
+        self,
+        path: Path,  # dónde
+        packs: Sequence[bytes],  # lo que dio `pack`, varias veces
+    ) -> None:
         """Escribe un fichero."""
         path.write_bytes(b"".join(packs))
 
-    def read(self, path: Path) -> dict[str, Any]:
+    def read(
+        self,
+        path: Path,  # el fichero
+    ) -> dict[str, Any]:  # columna → (n,) sus celdas
         """Lee un fichero; las fechas y los momentos, escritos como manda ISO 8601."""
         rows = msgspec.json.Decoder().decode_lines(gzip.decompress(path.read_bytes()))
         columns = {name: np.array([row.get(name) for row in rows], object) for name in (rows[0] if rows else ())}
@@ -252,14 +263,14 @@ def save_card(
 class Writer:
     """Quien escribe lo servido: ficheros enteros, con un nombre que no tiene nadie más."""
 
-    folder: Path
+    folder: Path  # dónde
     files: Any  # en qué formato: uno de `FILES`
     seconds_per_file: float = 60.0  # cada cuánto se escribe un fichero
     rows_per_file: int = 50_000  # o cada cuántas filas
     most_bytes: int = 1_000_000_000  # lo que pueden ocupar entre todos
     token: str = field(default_factory=lambda: os.urandom(4).hex())  # de este proceso
     rows: int = 0  # cuántas esperan
-    _packs: dict[ModelService, list[Any]] = field(default_factory=dict)
+    _packs: dict[ModelService, list[Any]] = field(default_factory=dict)  # lo que espera, modelo a modelo
     _begun: float = 0.0  # desde cuándo esperan
     _number: int = 0  # ficheros escritos
 
@@ -351,6 +362,36 @@ class Losses:
             self.failing = False
             _LOG.warning(f"Ya se vuelve a guardar lo servido; se han perdido {format_number(self.rows)} filas.")
 
+# %% ../../nbs/3_api/31_recording.ipynb #r055
+class Waitlist:
+    """Lo apuntado que nadie ha recogido todavía, con un tope; uno apunta y otro recoge, sin cerrojos."""
+
+    def __init__(
+        self,
+        most: int,  # filas que caben
+    ):
+        self.most = most
+        self._seen: deque[tuple[ModelService, Seen]] = deque()
+        self._arrived = self._taken = 0  # filas apuntadas y recogidas: cada hilo suma en la suya
+
+    def add(
+        self,
+        service: ModelService,  # el modelo que contestó
+        seen: Seen,  # lo que contestó
+    ) -> bool:  # si cabía
+        """Apunta una petición."""
+        if self._arrived - self._taken + len(seen.rows) > self.most:
+            return False
+        self._arrived += len(seen.rows)
+        self._seen.append((service, seen))
+        return True
+
+    def take(self) -> list[tuple[ModelService, Seen]]:
+        """Recoge lo que haya."""
+        taken = [self._seen.popleft() for _ in range(len(self._seen))]
+        self._taken += sum(len(seen.rows) for _, seen in taken)
+        return taken
+
 # %% ../../nbs/3_api/31_recording.ipynb #r052
 class Recorder:
     """El testigo que guarda una muestra de lo que se sirve."""
@@ -362,25 +403,25 @@ class Recorder:
         most_waiting: int = 200_000,  # filas que pueden esperar en memoria
         pause: float = 1.0,  # cada cuántos segundos se recoge lo apuntado
     ):
-        self.writer, self.share, self.most_waiting, self.pause = writer, share, most_waiting, pause
-        self.losses = Losses()
-        self._seen: deque[tuple[ModelService, Seen]] = deque()
-        self._arrived = self._taken = 0  # filas apuntadas y recogidas: cada hilo suma en la suya
-        self._stop, self._thread = threading.Event(), threading.Thread(target=self._work, name="tierra-recording", daemon=True)
+        self.writer, self.share, self.pause, self.losses = writer, share, pause, Losses()
+        self._waiting, self._stop = Waitlist(most_waiting), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="tierra-recording", daemon=True)
 
-    def observe(self, request: Request, reply: Reply, seconds: float, served: Served | None) -> None:
+    def observe(
+        self,
+        request: Request,  # lo que se preguntó
+        reply: Reply,  # lo que se contestó
+        seconds: float,  # lo que se tardó
+        served: Served | None,  # quién contestó
+    ) -> None:
         """Apunta una respuesta ya dada, si es una predicción y entra en la muestra."""
-        rows = request.rows
-        if not rows or request.prediction is None or served is None or reply.status >= 400 or not is_sampled(request.id, self.share):
+        if not request.rows or request.prediction is None or served is None or reply.status >= 400 or not is_sampled(request.id, self.share):
             return
-        if self._arrived - self._taken + len(rows) > self.most_waiting:
-            self.losses.count(len(rows), "Llegan más filas de las que da tiempo a guardar.")
-            return
-        if not self._arrived:  # el hilo nace en el proceso que contesta, y solo si hay algo que guardar
+        if self._thread.ident is None:  # el hilo nace en el proceso que contesta, y solo si hay algo que guardar
             self._thread.start()
             atexit.register(self.close)
-        self._arrived += len(rows)
-        self._seen.append((served.service, Seen(time.time(), request.id, request.user, seconds, rows, request.prediction)))
+        if not self._waiting.add(served.service, Seen(time.time(), request.id, request.user, seconds, request.rows, request.prediction)):
+            self.losses.count(len(request.rows), "Llegan más filas de las que da tiempo a guardar.")
 
     def _work(self) -> None:
         """Lo que hace el hilo, hasta que se le dice basta."""
@@ -390,11 +431,9 @@ class Recorder:
 
     def _step(self, last: bool = False) -> None:
         """Recoge lo apuntado y, si toca o es lo último, lo escribe."""
-        for service, group in split_seen([self._seen.popleft() for _ in range(len(self._seen))]):
-            n_rows = sum(len(each.rows) for each in group)
-            with self.losses.guard(n_rows):
+        for service, group in split_seen(self._waiting.take()):
+            with self.losses.guard(sum(len(each.rows) for each in group)):
                 self.writer.add(service, group)
-            self._taken += n_rows
             time.sleep(0 if last else 0.001)
         if self.writer.is_due or last and self.writer.rows:
             with self.losses.guard(self.writer.rows):
@@ -407,7 +446,10 @@ class Recorder:
             self._stop.set()
             self._thread.join(10)
 
-    def routes(self, shelf: Shelf) -> dict[str, dict[str, Route]]:
+    def routes(
+        self,
+        shelf: Shelf,  # de dónde sale lo que se sirve: lo que predice es lo que puede ser verdad
+    ) -> dict[str, dict[str, Route]]:
         """La dirección que añade a la API: `POST /feedback`."""
         log = FeedbackLog(self.writer.folder, self.writer.token, self.writer.most_bytes)
         return {"/feedback": {"POST": Route(lambda request: log.accept(request, shelf.current))}}
@@ -503,13 +545,13 @@ def read_feedback(
 class FeedbackLog:
     """Donde se apuntan las verdades que van llegando."""
 
-    folder: Path
+    folder: Path  # dónde
     token: str  # de este proceso
     most_bytes: int  # lo que pueden ocupar entre todas
 
     def accept(
         self,
-        request: Request,
+        request: Request,  # lo que mandan
         served: Served | None,  # lo que se sirve ahora: de ahí sale qué puede ser verdad
     ) -> Reply:  # 202
         """Apunta lo que trae una petición; `ApiError` si no vale o si no se puede escribir."""

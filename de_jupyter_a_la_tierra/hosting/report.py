@@ -43,7 +43,7 @@ def _tell_column(drift: ColumnDrift) -> list[str]:
 
 
 def tell_performance(
-    found: Performance,
+    found: Performance,  # lo que acierta
 ) -> str:
     """Lo que acierta, en una frase."""
     write = format_percent if found.metric == "accuracy" else lambda value: format_number(value, figures=4)
@@ -56,7 +56,7 @@ TITLES = ["columna", "PSI", "azar", "huecos", "fuera de lo visto", "veredicto"]
 
 
 def describe_when(
-    version: VersionDrift,
+    version: VersionDrift,  # lo servido por una versión
 ) -> str:  # «del 2026-03-01 al 2026-03-07»
     """Cuándo se sirvió."""
     first, last = version.periods[0].start.replace("T", " ") + "h", version.periods[-1].start.replace("T", " ") + "h"
@@ -65,7 +65,7 @@ def describe_when(
 
 
 def tell_recent(
-    version: VersionDrift,
+    version: VersionDrift,  # lo servido por una versión
     limit: float,  # el PSI desde el que es deriva
 ) -> str:  # vacío, si no hay nada que añadir
     """Lo que se ha movido en el último rato y el conjunto todavía no enseña."""
@@ -77,7 +77,7 @@ def tell_recent(
 
 
 def tell_version(
-    version: VersionDrift,
+    version: VersionDrift,  # lo servido por una versión
     limit: float = 0.25,  # el PSI desde el que es deriva
 ) -> str:
     """Una versión, en unas líneas de texto."""
@@ -89,7 +89,7 @@ def tell_version(
 
 
 def tell_report(
-    report: DriftReport,
+    report: DriftReport,  # lo que da `compare_served`
 ) -> str:
     """Todo, en texto."""
     parts = [tell_version(version, report.thresholds.fail) for version in report.versions]
@@ -101,7 +101,7 @@ def tell_report(
 
 
 def tell_drift(
-    report: DriftReport,
+    report: DriftReport,  # lo que da `compare_served`
 ) -> str:  # vacío, si no hay ninguna
     """Qué pasa de los límites, en una frase."""
     found = []
@@ -116,7 +116,7 @@ def tell_drift(
 
 # %% ../../nbs/3_api/33_report.ipynb #p013b
 def dump_report(
-    report: DriftReport,
+    report: DriftReport,  # lo que da `compare_served`
 ) -> str:  # JSON
     """Todo, para un programa."""
     content = msgspec.to_builtins(report)
@@ -145,7 +145,7 @@ def _choose_bins(bins: Sequence[Bin]) -> list[Bin]:
 
 
 def draw_bins(
-    drift: ColumnDrift,
+    drift: ColumnDrift,  # una columna, comparada
 ) -> str:  # SVG
     """Los cajones de una columna: la barra de lo que caía y la de lo que cae."""
     bins = _choose_bins(drift.bins)
@@ -289,7 +289,7 @@ def _build_version(version: VersionDrift, warn: float, fail: float) -> str:
 
 
 def build_report_page(
-    report: DriftReport,
+    report: DriftReport,  # lo que da `compare_served`
 ) -> str:  # HTML
     """La página de la deriva."""
     warn, fail = report.thresholds.warn, report.thresholds.fail

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHAMPION', 'list_versions', 'ask_registry', 'Choice', 'find_model', 'Pointer', 'write_pointer', 'read_pointer',
-           'mark_folder', 'read_card', 'examine_apart', 'Resolver', 'set_log', 'main', 'ModelWatcher']
+           'mark_folder', 'read_card', 'examine_apart', 'find_examples', 'Resolver', 'set_log', 'main', 'ModelWatcher']
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs03
 import json
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -113,6 +113,7 @@ class Pointer:
     name: str = ""  # cómo se llama el modelo
     sha256: str = ""  # el lacre de su ficha
     reason: str = ""  # por qué ese, si nadie lo ha dicho
+    examples: dict[str, dict[str, Any]] = field(default_factory=dict)  # filas de ejemplo del proyecto, con su nombre
     refused: dict[str, str] | None = None  # el que tocaba y no se sirve: folder, version, sha256 y reason
     trouble: str = ""  # por qué no se sabe cuál toca; vacío si se sabe
 
@@ -176,6 +177,16 @@ def examine_apart(
     lines = done.stderr.strip().splitlines()
     return (lines[-1] if lines else "no se ha podido examinar") if done.returncode else ""
 
+# %% ../../nbs/3_api/29_resolver.ipynb #rs32c
+def find_examples() -> dict[str, dict[str, Any]]:  # cómo se llama → la fila
+    """La fila de ejemplo del proyecto, si le ha puesto nombre."""
+    try:
+        sources = projects.read_conf(projects.find_project(), "sources")
+    except (TierraError, ImportError, OSError):
+        return {}
+    name = sources.get("example_name")
+    return {str(name): dict(sources["example"])} if name else {}
+
 # %% ../../nbs/3_api/29_resolver.ipynb #rs33
 _LOG = logging.getLogger("tierra.models")
 
@@ -213,7 +224,7 @@ class Resolver:
             if reason:
                 return self._note(refused=known | {"reason": reason}, trouble="")
             self.card.write_bytes((choice.folder / "model.json").read_bytes())
-        return self._note(**known, name=name, reason=choice.reason, refused=None, trouble="")
+        return self._note(**known, name=name, reason=choice.reason, examples=find_examples(), refused=None, trouble="")
 
     def _name_change(self, sha256: str) -> str:
         """Cómo se llama el que sustituye a otro en una carpeta sin versiones: por su lacre, para que no se confundan."""

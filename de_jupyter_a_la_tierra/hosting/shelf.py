@@ -11,7 +11,9 @@ import logging
 import math
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # %% ../../nbs/3_api/30_shelf.ipynb #sh03b
 import numpy as np
@@ -99,6 +101,7 @@ def open_service(
     sha256: str = "",  # el lacre que ha de tener; vacío si da igual
     current: ModelCard | None = None,  # la ficha del que se sirve; sin ella no se comparan
     limits: Limits = DEFAULT_LIMITS,  # hasta dónde se atiende
+    known: Mapping[str, Mapping[str, Any]] | None = None,  # filas de ejemplo del proyecto: cómo se llama cada una → la fila
 ) -> ModelService:
     """Abre un modelo y lo examina; `WorkError` si no se puede servir."""
     model = load_model(folder)
@@ -107,7 +110,7 @@ def open_service(
     _check_parity(model.info, str(folder))
     if current and (change := describe_change(current, model.info)):
         raise WorkError(f"El modelo «{folder}» no admite lo que hoy se le pide a la API: {change}. Si es a propósito, añade --force-schema.")
-    service = ModelService(model, version or model.info["name"], limits)
+    service = ModelService(model, version or model.info["name"], limits, known)
     examine_answer(service)
     return service
 
@@ -185,7 +188,7 @@ class WatchingShelf:
     def _swap(self) -> None:
         """Abre lo que dice el puntero y lo pone a la vista."""
         pointer, before = self.pointer, None if self.force or self.current is None else self.current.service.model.info
-        self.current = serve_model(open_service(Path(pointer.folder), pointer.version, pointer.sha256, before, self.limits))
+        self.current = serve_model(open_service(Path(pointer.folder), pointer.version, pointer.sha256, before, self.limits, pointer.examples))
         self.swaps += 1
         if self.swaps > 1:
             _LOG.info("Ahora contesta «%s».", self.current.service.version, extra={"event": "model_changed"})

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'INFO_FILE', 'Rows', 'Engine', 'TRUSTED_TYPES', 'HASHES_FILE', 'hash_content', 'Baseline', 'Comparison',
            'ModelCard', 'dump_info', 'damaged_model', 'parse_info', 'check_files', 'describe_engine', 'as_matrix',
-           'Described', 'Model', 'open_model', 'load_model', 'load_train_hashes']
+           'Described', 'prepare_rows', 'Model', 'open_model', 'load_model', 'load_train_hashes']
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #imp0
 import hashlib
@@ -262,6 +262,16 @@ class Described:
         """Las categorías que el modelo no conoce, fila a fila."""
         return find_unseen(rows, self.columns)
 
+# %% ../../nbs/2_kedro/40_artifact.ipynb #prep1
+def prepare_rows(
+    model: Described,  # lo que se sabe del modelo
+    X: Any,  # (n, k) filas con sus tipos o, si recibe una matriz, como las quiere `as_matrix`
+) -> Rows:
+    """Las filas, como las quiere el motor de un modelo; `UsageError` si no le sirven."""
+    if not model.featurizer:
+        return as_matrix(X, model.features)
+    return compute_inputs(split_cells(X, model.columns), model.columns, model.inputs)
+
 # %% ../../nbs/2_kedro/40_artifact.ipynb #model1
 @dataclass(frozen=True)
 class Model(Described):
@@ -309,7 +319,7 @@ class Model(Described):
         *methods: str,  # «predict», «predict_proba» o los dos
     ) -> list[np.ndarray]:  # uno por método
         """Calcula lo pedido de una vez; las respuestas salen con el tipo de las clases y, sin clases, en float64."""
-        rows, classes = self._read(X), self.classes
+        rows, classes = prepare_rows(self, X), self.classes
         n_rows = len(rows) if isinstance(rows, np.ndarray) else len(next(iter(rows.values())))
         if not n_rows:
             return [np.empty(0, classes.dtype) if method == "predict" else np.empty((0, len(classes))) for method in methods]
@@ -322,12 +332,6 @@ class Model(Described):
     ) -> list[np.ndarray]:  # (n,) respuestas y (n, c) probabilidades
         """Los resultados del motor, con su forma: las respuestas, del tipo de las clases."""
         return [np.asarray(r, self.classes.dtype).reshape(-1) if m == "predict" else r for m, r in zip(methods, raw, strict=True)]
-
-    def _read(self, X: Any) -> Rows:
-        """Las filas, como las quiere el motor."""
-        if not self.featurizer:
-            return as_matrix(X, self.features)
-        return compute_inputs(split_cells(X, self.columns), self.columns, self.inputs)
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c013a
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

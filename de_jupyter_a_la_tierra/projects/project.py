@@ -101,7 +101,8 @@ class Sources:
     url: str = ""  # dónde están publicados
     sha256: str = ""  # la huella de los publicados
     title: str = ""  # el nombre de los datos para una persona
-    example: dict[str, float] = field(default_factory=dict)  # una fila que sirve de ejemplo
+    example: dict[str, Any] = field(default_factory=dict)  # una fila que sirve de ejemplo
+    example_name: str = ""  # cómo se llama, si tiene nombre
 
 # %% ../../nbs/2_kedro/60_project.ipynb #c022
 def _import_object(dotted: str) -> Any:

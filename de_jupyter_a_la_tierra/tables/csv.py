@@ -244,7 +244,7 @@ def _choose_separator(lines: list[str], quote: str) -> str:
         grades = {sep: _grade(_sample(lines, sep, quote)) for sep in seps if any(sep in line for line in lines)}
         good = {sep: grade for sep, grade in grades.items() if grade[1] > 1 and grade[0] >= (0.98 if sep in ": " else 0.5)}
         if good and (seps != " " or _is_aligned(lines, quote)):
-            return max(good, key=lambda sep: (good[sep][0] >= 0.9, good[sep][1:]))
+            return max(good, key=lambda sep: (good[sep][0] >= 0.9, good[sep][2] >= 0.9, good[sep][1:]))  # «1,5;2,5» tiene más comas, pero parten mal
     first = next((line for line in lines if line.strip()), "")
     pieces = {sep: len(next(iter(_sample([first], sep, quote)), [])) for sep in _RANKS[0]}
     return max(pieces, key=lambda sep: pieces[sep])

@@ -1,6 +1,7 @@
 """La página, abierta en un Chromium de verdad: lo que contesta, lo que se ve y a quién estorba."""
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from de_jupyter_a_la_tierra.models.freezing import freeze_model
 AXE = Path(os.environ.get("TIERRA_AXE", ""))  # axe.min.js, del paquete axe-core de npm
 FEATURES = list(LABEL_FIGURES)
 SERIOUS = ("serious", "critical")
+WHISKAS = {"dma_ash": 1.7, "dma_cals": 76, "dma_carbs": 21, "dma_prot": 50, "ga_moist": 84}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="sin Chromium")
 
@@ -121,21 +123,21 @@ def test_a_number_as_people_write_it(page: Page, cats: Server, typed: str, value
 
 
 def test_an_example_is_one_click(page: Page, cats: Server) -> None:
-    """Cada ejemplo rellena las casillas y pregunta; el que había de salir mucho sale más que el que había de salir poco."""
+    """Cada ejemplo rellena las casillas y pregunta: el del proyecto, uno corriente, y dos que tiran para un lado y para el otro."""
     page.open(cats.address)
     labels, scores = page.run("[...document.querySelectorAll('[data-row]')].map(button => button.textContent)"), []
-    assert labels == ["Una fila corriente", "Que salga mucho", "Que salga poco"]
+    assert labels == ["Una lata de Whiskas", "Una fila corriente", "Que salga mucho", "Que salga poco"]
     for place in range(len(labels)):
         page.run(f"document.querySelectorAll('[data-row]')[{place}].click()")
         wait_answer(page, place)
         scores.append(json.loads(page.run("more.querySelector('pre').textContent"))["score"])
-    assert scores[1] > scores[0] > scores[2]
+    assert scores[0] == cats.ask(WHISKAS).json()["score"] and scores[2] > scores[1] > scores[3]
 
 
 def test_the_explanation_is_drawn(page: Page, cats: Server) -> None:
     """Una barra por columna que movió algo, hacia su lado y con su frase."""
     page.open(cats.address)
-    shown = ask(page, {name: write_number(value) for name, value in zip(FEATURES, (1.7, 76, 21, 50, 84), strict=True)})
+    shown = ask(page, {name: write_number(value) for name, value in WHISKAS.items()})
     drawn = page.run("[...more.querySelectorAll('.pushes li')].map(row => [row.innerText.trim(), row.querySelector('.up') ? 1 : -1])")
     pushes = shown["explanation"]["contributions"]
     assert drawn == [[push["detail"], np.sign(push["contribution"])] for push in pushes][: len(drawn)] and len(drawn) >= 3
@@ -164,6 +166,22 @@ def test_what_the_model_had_never_seen_is_told(page: Page, cats: Server, voyage:
     page.run("fields.find(field => field.name === 'port').append(new Option('Nantucket'))")
     assert ask(page, {"port": "Nantucket"})["unseen"] == ["port"]
     assert "El modelo no conocía lo que pone en «Puerto»" in page.run("said.innerText")
+
+
+def test_it_asks_for_the_key_and_keeps_it_in_the_tab(page: Page, cats: Server, tierra: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sin clave, lo dice y lleva a la casilla; con ella, contesta y la recuerda al recargar; no va en la dirección ni en la página."""
+    monkeypatch.setenv("TIERRA_API_KEY", "gatos:la-clave-de-los-gatos-que-nadie-sabe")
+    folder = re.search(r"--model (\S+)", " ".join(map(str, cats.process.args)))[1]
+    with serving(tierra, Path(folder).parent, "--model", folder) as server:
+        page.open(server.address)
+        assert ask(page, {}) is None
+        assert page.run("[document.activeElement.id, $('safe').open, said.innerText.includes('clave')]") == ["key", True, True]
+        page.run("key.value = 'la-clave-de-los-gatos-que-nadie-sabe'; key.dispatchEvent(new Event('change'))")
+        assert ask(page, {})["score"] in range(1, 6)
+        assert "Authorization: Bearer CLAVE" in page.run("$('curl').textContent")
+        page.open(server.address)
+        assert ask(page, {})["score"] in range(1, 6)
+        page.run("sessionStorage.clear()")
 
 
 def test_a_server_that_is_gone_is_told(page: Page, cats: Server) -> None:
@@ -195,10 +213,10 @@ def test_it_works_by_keyboard(page: Page, cats: Server) -> None:
     """Con tabulador e Intro se pulsa un ejemplo; con Intro en una casilla se pregunta."""
     page.open(cats.address)
     page.press("Tab", 9)
-    assert page.run("document.activeElement.textContent") == "Una fila corriente"
+    assert page.run("document.activeElement.textContent") == "Una lata de Whiskas"
     page.press("Enter", 13, "\r")
     wait_answer(page)
-    for _ in range(3):
+    for _ in range(4):
         page.press("Tab", 9)
     assert page.run("document.activeElement.name") == "dma_ash"
     page.press("Enter", 13, "\r")

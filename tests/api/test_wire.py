@@ -1,4 +1,5 @@
 """El cable, con servidores de verdad: clientes de Java, lentos o sin educación, y parar sin perder a nadie."""
+import gzip
 import json
 import os
 import random
@@ -14,10 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 
 import httpx
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from serving import Server, serving
@@ -513,9 +516,18 @@ def test_a_worker_is_light(server: Server) -> None:
 MEGA = 1_000_000
 
 
-def post(body: bytes, head: bytes = b"") -> bytes:
+def post(body: bytes, path: bytes = b"/predict_score", media: bytes = b"application/json", encoding: bytes = b"") -> bytes:
     """Una petición con ese cuerpo."""
-    return b"POST /predict_score HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: %b\r\n" % (path, media)
+    head += b"Content-Encoding: %b\r\n" % encoding if encoding else b""
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def write_parquet() -> bytes:
+    """Unos kilobytes de Parquet que, abiertos, serían ochenta megas: la misma fila diez millones de veces."""
+    sink = BytesIO()
+    pd.DataFrame({"kilos": np.full(10_000_000, 4.0)}).to_parquet(sink)
+    return sink.getvalue()
 
 
 MEGAS = {
@@ -536,21 +548,50 @@ MEGAS = {
     "la misma columna": post(b"{" + b'"kilos":1,' * (MEGA // 10) + b'"kilos":1}'),
     "filas malas": post(b"[" + b'{"kilos":-1},' * (MEGA // 13) + b'{"kilos":-1}]'),
     "filas buenas": post(b"[" + b'{"kilos":4},' * (MEGA // 12) + b'{"kilos":4}]'),
+    "CSV": post(b"kilos\n" + b"4,5\n" * (MEGA // 4), b"/predict_scores", b"text/csv"),
+    "CSV malo": post(b"kilos\n" + b"x\n" * (MEGA // 2), b"/predict_scores", b"text/csv"),
+    "CSV ancho": post(b";" * MEGA, b"/predict_scores", b"text/csv"),
+    "CSV sin cerrar": post(b'kilos\n"' + b"4\n" * (MEGA // 2), b"/predict_scores", b"text/csv"),
+    "NDJSON": post(b'{"kilos": 4}\n' * (MEGA // 13), b"/predict_scores", b"application/x-ndjson"),
+    "NDJSON malo": post(b"{}\n" * (MEGA // 3), b"/predict_scores", b"application/x-ndjson"),
+    "columnas de JSON": post(b'{"kilos": [' + b"4," * (MEGA // 2) + b"4]}", b"/predict_scores"),
+    "bomba de gzip": post(gzip.compress(b" " * 1_000_000_000, 1)[:MEGA], encoding=b"gzip"),
+    "bomba de gzip en CSV": post(gzip.compress(b"4\n" * 300_000_000, 1)[:MEGA], b"/predict_scores", b"text/csv", b"gzip"),
+    "Parquet": post(write_parquet(), b"/predict_scores", b"application/vnd.apache.parquet"),
+    "Parquet que no lo es": post(b"PAR1" + b"a" * MEGA + b"PAR1", b"/predict_scores", b"application/vnd.apache.parquet"),
+    "invocación": post(b'{"dataframe_split": {"columns": ["kilos"], "data": [' + b"[4]," * (MEGA // 4) + b"[4]]}}", b"/invocations"),
+    "inferencia": post(b'{"inputs": [{"name": "kilos", "datatype": "FP32", "shape": [%d], "data": [' % (MEGA // 2 + 1) + b"4," * (MEGA // 2) + b"4]}]}",
+                       b"/v2/models/raci%C3%B3n/infer"),
+    "tensores anidados": post(b'{"inputs": [{"name": "kilos", "datatype": "FP32", "shape": [1], "data": ' + b"[" * MEGA + b"]}]}",
+                              b"/v2/models/raci%C3%B3n/infer"),
     "escapes": post(b'{"kilos": "' + b"\\u0061" * (MEGA // 6) + b'"}'),
 }
+
+
+def forget_peak(worker: psutil.Process) -> float:
+    """Olvida lo más que llegó a ocupar un proceso; devuelve los MiB que ocupa."""
+    Path(f"/proc/{worker.pid}/clear_refs").write_text("5")
+    return worker.memory_info().rss / 2**20
+
+
+def read_peak(worker: psutil.Process) -> float:
+    """Los MiB que ha llegado a ocupar."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{worker.pid}/status").read_text())[1]) / 1024
 
 
 def test_a_mega_of_anything(tierra: Callable, folder: Path) -> None:
     """Un mega de lo que sea cuesta, como mucho, medio segundo de procesador y cien megas."""
     spent = {}
     with running(tierra, folder) as server:
-        server.ask({"kilos": 4})
+        (worker,) = list_workers(server)
+        for path in (b"/predict_score", b"/predict_scores", b"/invocations"):  # lo que se importa la primera vez no cuenta
+            tell(server, post(b'[{"kilos": 4}]', path), finish=True)
         for name, content in MEGAS.items():
-            work, memory = measure_work(server), measure_memory(server)
-            assert list_answers(tell(server, content, finish=True)), name
-            spent[name] = (measure_work(server) - work, measure_memory(server) - memory)
+            work, memory = measure_work(server), forget_peak(worker)
+            ((status, _, _),) = list_answers(tell(server, content, finish=True))
+            spent[name] = (measure_work(server) - work, read_peak(worker) - memory, status, len(content) / MEGA)
             assert server.ask({"kilos": 4}).status_code == 200
-    print("\n".join(f"{name:20} {seconds:5.2f} s {mib:6.1f} MiB" for name, (seconds, mib) in spent.items()))
+    print("\n".join(f"{name:22} {status} {size:5.2f} MB {seconds:6.2f} s {mib:6.1f} MiB" for name, (seconds, mib, status, size) in spent.items()))
     assert not {name: cost for name, cost in spent.items() if cost[0] > 0.5 or cost[1] > 100}
 
 

@@ -220,7 +220,7 @@ def list_public(module_name: str) -> list[tuple[str, object]]:
 
 def missing_docs(name: str, member: object) -> list[str]:
     """Lo que le falta a una función o clase: la frase que la explica o el comentario de un parámetro."""
-    is_inherited = inspect.isclass(member) and "__init__" not in vars(member)
+    is_inherited = inspect.isclass(member) and ("__init__" not in vars(member) or getattr(member, "_is_protocol", False))
     notes = {} if is_inherited else docments(member, args_kwargs=True)
     silent = [f"{name}({key})" for key, note in notes.items() if key not in ("self", "cls", "return") and not note]
     return silent if (member.__doc__ or "").strip() else [name, *silent]
