@@ -23,7 +23,7 @@ from typing import Any, Self
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs04
 from .. import projects
-from ..errors import TierraError, UsageError, WorkError, explain_os_errors, tell_order
+from ..errors import TierraError, UsageError, WorkError, explain_os_errors, find_extra, missing_extra, tell_order
 from ..files import atomic_path
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs11
@@ -266,6 +266,9 @@ def _start(resolver: Resolver) -> dict[str, Any]:
         waits = isinstance(error, UsageError) and (resolver.address == "champion" or "@" in resolver.address)
         if not waits:
             return {"error": str(error), "code": error.exit_code}
+    except ModuleNotFoundError as error:
+        extra = find_extra(error.name or "", "api")
+        return {"error": str(missing_extra(extra) if extra else error), "code": 2}
     resolver.look(trusting=True)
     return {}
 
