@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 
 # %% ../../nbs/3_api/23_protocol.ipynb #p003
 from ..api.messages import ApiError, Reply, Request, build_problem
-from ..api.server import SMALL_BODY, Api, open_request
+from ..api.server import SMALL_BODY, Api, list_headers, open_request
 from .settings import ServeSettings
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q011
@@ -212,6 +212,7 @@ class _Reader(HttpToolsProtocol):
         super().__init__(config, hall, {}, loop)
         self.hall, self.settings = hall, hall.settings
         self.reading, self.deadline = IDLE, loop.time() + self.settings.idle
+        self.queue: deque[_Cycle] = deque()  # las que esperan respuesta; la primera es la que se está contestando
         self.quiet = self.weight = self.lines = 0  # bytes desde la última noticia del lector; los de las cabeceras, y cuántas son
 
     def refuse(self, error: ApiError) -> None:
@@ -264,15 +265,19 @@ class _Reader(HttpToolsProtocol):
                 self.expect_100_continue = True
             self.headers.append((name, value))
 
+# %% ../../nbs/3_api/23_protocol.ipynb #q044p
+def _split_target(url: bytes) -> dict[str, Any]:
+    """La dirección de una petición, por partes, como las quiere ASGI."""
+    parsed = httptools.parse_url(url)
+    raw = parsed.path or b"/"
+    path = unquote(raw.decode("ascii")) if b"%" in raw else raw.decode("ascii")
+    return {"path": path, "raw_path": raw, "query_string": parsed.query or b""}
+
 # %% ../../nbs/3_api/23_protocol.ipynb #q044
 class _Listener(_Reader):
     """La que además pone en marcha quien conteste."""
 
     half_closed = False  # si la otra parte ya no va a decir más
-
-    def __init__(self, config: uvicorn.Config, hall: Hall, loop: asyncio.AbstractEventLoop):
-        super().__init__(config, hall, loop)
-        self.queue: deque[_Cycle] = deque()  # las que esperan respuesta; la primera es la que se está contestando
 
     def on_message_begin(self) -> None:
         """Empieza una petición."""
@@ -287,11 +292,7 @@ class _Listener(_Reader):
             if method == b"CONNECT":
                 raise ApiError(400, "Aquí no se hacen túneles: «CONNECT» no se admite.")
             return  # se vuelve a leer sin la oferta
-        parsed = httptools.parse_url(self.url)
-        raw = parsed.path or b"/"
-        path = unquote(raw.decode("ascii")) if b"%" in raw else raw.decode("ascii")
-        about = {"method": method.decode("ascii"), "http_version": version, "path": path, "raw_path": raw, "query_string": parsed.query or b""}
-        self.scope.update(cast(Any, about))
+        self.scope.update(cast(Any, {"method": method.decode("ascii"), "http_version": version, **_split_target(self.url)}))
         self.reading, self.deadline = BODY, self.loop.time() + self.settings.body_seconds
         self.begin()
 
@@ -367,12 +368,13 @@ class _Shortcut(_Listener):
         request, self.held = self.held, None
         if request is None:
             return super().on_message_complete()
-        reply = self.app.answer_now(request)
+        leaving = self.hall.leaving or self.half_closed  # entonces hay que saber si es la última
+        reply = None if leaving else self.app.answer_now(request)
         if reply is None:
             super().begin()
             super().on_body(request.body)
             return super().on_message_complete()
-        keeps, about = self.keeps, [*self.hall.default_headers, *self.app.describe(request, reply)]
+        keeps, about = self.keeps, [*self.hall.default_headers, *list_headers(request, reply, self.app.crossing)]
         self.transport.write(write_reply(reply, about if keeps else [*about, (b"connection", b"close")]))
         self.hall.total_requests += 1
         self.reading, self.deadline = IDLE, self.loop.time() + self.settings.idle
