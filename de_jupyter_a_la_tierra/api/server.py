@@ -155,9 +155,7 @@ class ModelService:
         """Escribe una predicción en JSON: un objeto por fila o, si era una sola, ese objeto."""
         if not (single or prediction.unseen or probabilities or explanations):
             return write_plain(self, prediction)
-        columns: list[list[Any]] = [prediction.scores]
-        if prediction.probabilities is not None:
-            columns.append(prediction.confidences)
+        columns = [prediction.scores] if prediction.probabilities is None else [prediction.scores, prediction.confidences]
         answers: list[Any] = [self._answer(*values, self.origin, self.version) for values in zip(*columns, strict=True)]
         for position, names in prediction.unseen.items():
             answers[position].unseen = names

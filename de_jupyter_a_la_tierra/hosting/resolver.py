@@ -218,7 +218,7 @@ class Resolver:
         if mark == self._mark:
             return self._note(trouble="")
         self._mark = mark
-        known = {"folder": str(choice.folder), "version": choice.version, "sha256": sha256}
+        known = {"folder": str(choice.folder), "version": choice.version or self._name_change(sha256), "sha256": sha256}
         if sha256 != self.pointer.sha256:
             reason = "" if trusting else self.examine(choice.folder, None if self.force or not self.pointer.folder else self.card)
             if reason:
@@ -226,27 +226,34 @@ class Resolver:
             self.card.write_bytes((choice.folder / "model.json").read_bytes())
         return self._note(**known, name=name, reason=choice.reason, examples=find_examples(), refused=None, trouble="")
 
+    def _name_change(self, sha256: str) -> str:
+        """Cómo se llama el que sustituye a otro en una carpeta sin versiones: por su lacre, para que no se confundan."""
+        if not self.pointer.folder or sha256 == self.pointer.sha256:
+            return self.pointer.version
+        return sha256[:12]
+
     def _note(self, **changes: Any) -> Pointer:
         """Escribe lo que haya cambiado, y lo cuenta una sola vez."""
         before, self.pointer = self.pointer, replace(self.pointer, **changes)
         if self.pointer != before or not self.path.exists():
             write_pointer(self.path, self.pointer)
-            _tell(before, self.pointer)
+            _tell(before, self.pointer, self.path.stem == "shadow")
         return self.pointer
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs34
-def _tell(before: Pointer, now: Pointer) -> None:
-    """Cuenta en el registro lo que ha cambiado de un puntero a otro."""
-    stays = f"Se sigue sirviendo «{now.version or now.name}»." if now.folder else "No hay ningún otro que servir."
+def _tell(before: Pointer, now: Pointer, aside: bool) -> None:
+    """Cuenta en el registro lo que ha cambiado de un puntero a otro, sea del que contesta o del que va a la sombra."""
+    who, does = ("El candidato a la sombra", "se le pregunta") if aside else ("El modelo", "se sirve")
+    stays = f"Se sigue con «{now.version or now.name}»." if now.folder else "No hay ningún otro." if not aside else ""
     if now.refused and now.refused != before.refused:
         label = now.refused["version"] or now.refused["folder"]
-        _LOG.error("El modelo «%s» no se sirve: %s %s", label, now.refused["reason"].rstrip(".") + ".", stays)
+        _LOG.error("%s «%s» no %s: %s %s", who, label, does, now.refused["reason"].rstrip(".") + ".", stays)
     if now.trouble and now.trouble != before.trouble:
-        _LOG.warning("No se sabe qué modelo toca: %s %s", now.trouble, stays)
+        _LOG.warning("%s que toca no se encuentra: %s %s", who, now.trouble, stays)
     if before.trouble and not now.trouble:
-        _LOG.info("Ya se sabe otra vez qué modelo toca.")
+        _LOG.info("%s que toca ya se encuentra.", who)
     if now.sha256 != before.sha256 and before.folder:
-        _LOG.info("El modelo «%s» ha pasado su examen: releva a «%s».", now.version or now.name, before.version or before.name)
+        _LOG.info("%s «%s» ha pasado su examen: releva a «%s».", who, now.version or now.name, before.version or before.name)
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs41
 def _start(resolver: Resolver) -> dict[str, Any]:
@@ -255,13 +262,13 @@ def _start(resolver: Resolver) -> dict[str, Any]:
         return {}
     try:
         find_model(resolver.address)
-    except ModuleNotFoundError as error:
-        extra = find_extra(error.name or "", "api")
-        return {"error": str(missing_extra(extra) if extra else error), "code": 2}
     except TierraError as error:
         waits = isinstance(error, UsageError) and (resolver.address == "champion" or "@" in resolver.address)
         if not waits:
             return {"error": str(error), "code": error.exit_code}
+    except ModuleNotFoundError as error:
+        extra = find_extra(error.name or "", "api")
+        return {"error": str(missing_extra(extra) if extra else error), "code": 2}
     resolver.look(trusting=True)
     return {}
 

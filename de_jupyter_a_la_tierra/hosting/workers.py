@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['SETTLED', 'SLOWEST', 'TRIES', 'STARTUP', 'PATIENCE', 'open_socket', 'catching_stops', 'Assignment', 'assemble',
-           'work', 'Worker', 'Supervisor', 'plan_replacement', 'supervise', 'serve_forever']
+           'Scale', 'work', 'Worker', 'Supervisor', 'plan_replacement', 'supervise', 'serve_forever']
 
 # %% ../../nbs/3_api/24_workers.ipynb #w003
 import errno
 import json
 import logging
+import mmap
 import os
 import selectors
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,12 +132,61 @@ def _call_witnesses(assignment: Assignment, shelf: Any, telemetry: Any, closing:
         witnesses.append(open_shadow(shelf.path.with_name("shadow.json"), closing, registry, settings.limits))
     return witnesses, routes
 
+# %% ../../nbs/3_api/24_workers.ipynb #s002
+_OUT = 2**32 - 1  # lo que hay en el sitio de quien no está
+
+
+class Scale:
+    """Cuántas conexiones tiene cada trabajador, a la vista de todos."""
+
+    def __init__(
+        self,
+        file: int,  # el descriptor de la memoria
+    ):
+        self.file = file
+        self.counts = memoryview(mmap.mmap(file, os.fstat(file).st_size)).cast("I")
+
+    @classmethod
+    def create(
+        cls,
+        count: int,  # cuántos trabajadores
+    ) -> "Scale":
+        """Una balanza sin nadie."""
+        with tempfile.TemporaryFile() as draft:
+            file = os.dup(draft.fileno())
+        os.truncate(file, 4 * count)
+        scale = cls(file)
+        for slot in range(count):
+            scale.leave(slot)
+        return scale
+
+    def is_turn(
+        self,
+        slot: int,  # el sitio del que pregunta
+        mine: int,  # cuántas tiene
+    ) -> bool:
+        """Apunta cuántas tiene y dice si le toca coger otra: si ninguno tiene menos."""
+        self.counts[slot] = mine
+        return mine <= min(self.counts)
+
+    def leave(
+        self,
+        slot: int,  # el sitio del que ya no está
+    ) -> None:
+        """Deja de contarlo."""
+        self.counts[slot] = _OUT
+
+    def close(self) -> None:
+        """Cierra la memoria."""
+        os.close(self.file)
+
 # %% ../../nbs/3_api/24_workers.ipynb #w034
 def work() -> None:
     """La vida de un trabajador: el puerto y el enchufe con su jefe le llegan en la línea de órdenes."""
     from de_jupyter_a_la_tierra.hosting.protocol import Server
 
     listener, channel = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    scale, slot = Scale(int(sys.argv[3])), int(sys.argv[4])
     for handle in (listener, channel):
         handle.set_inheritable(False)
     with channel, ExitStack() as closing:
@@ -145,7 +196,7 @@ def work() -> None:
         except TierraError as error:
             channel.sendall(json.dumps({"error": str(error), "code": error.exit_code}).encode())
             sys.exit(error.exit_code)
-        server = Server(app, listener, assignment.settings)
+        server = Server(app, listener, assignment.settings, lambda mine: scale.is_turn(slot, mine))
         server.loop.add_reader(channel, server.stop)
         with catching_stops(server.stop):
             channel.sendall(b'{}')
@@ -162,11 +213,14 @@ class Worker:
         self,
         listener: socket.socket,  # el puerto
         assignment: bytes,  # lo que se le encarga, en JSON
+        scale: Scale,  # cuántas conexiones tiene cada uno
+        slot: int = 0,  # cuál es su sitio
         program: str = _WORK,  # lo que ejecuta
     ):
+        self.slot = slot
         self.channel, theirs = socket.socketpair()
-        numbers = [listener.fileno(), theirs.fileno()]
-        command = [sys.executable, "-P", "-c", program, *map(str, numbers)]
+        numbers = [listener.fileno(), theirs.fileno(), scale.file]
+        command = [sys.executable, "-P", "-c", program, *map(str, [*numbers, slot])]
         with theirs:  # en otro grupo: el Ctrl-C de la terminal no le llega a él, sino a su jefe
             self.process = subprocess.Popen(command, pass_fds=numbers, stdin=subprocess.DEVNULL, process_group=0)
         self.born, self.ready = time.monotonic(), False
@@ -186,11 +240,14 @@ class Worker:
             self.error = (UsageError if said["code"] == 2 else WorkError)(said["error"])
         return bool(said == {})
 
-    def bury(self) -> None:
+    def bury(
+        self,
+        wait: float = 2,  # segundos que se le dan para morirse solo
+    ) -> None:
         """Recoge lo que queda de él."""
         self.channel.close()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(2)
+            self.process.wait(wait)
         self.process.kill()
         code = self.process.wait()
         self.death = f"ha muerto ({signal.Signals(-code).name})" if code < 0 else f"ha acabado (código {code})"
@@ -207,10 +264,9 @@ class Supervisor:
         program: str = _WORK,  # lo que ejecuta cada uno
     ):
         self.listener, self.assignment, self.count, self.program = listener, assignment, count, program
-        self.workers: list[Worker] = []
+        self.workers, self.scale = list[Worker](), Scale.create(count)
         self.due = [0.0] * count  # a qué hora toca arrancar a los que faltan
-        self.delay, self.failures = 0.0, 0
-        self.stopping = self.forced = False
+        self.delay, self.failures, self.stopping, self.forced = 0.0, 0, False, False
         self.rope, self.bell = socket.socketpair()  # de una tiran las señales y en la otra suena
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.bell, selectors.EVENT_READ)
@@ -227,7 +283,8 @@ class Supervisor:
         """Arranca a los que sea hora de arrancar."""
         now = time.monotonic()
         for _ in [due for due in self.due if due <= now]:
-            worker = Worker(self.listener, self.assignment, self.program)
+            free = min(set(range(self.count)) - {worker.slot for worker in self.workers})
+            worker = Worker(self.listener, self.assignment, self.scale, free, self.program)
             self.workers.append(worker)
             self.selector.register(worker.channel, selectors.EVENT_READ, worker)
         self.due = [due for due in self.due if due > now]
@@ -246,15 +303,15 @@ class Supervisor:
         for worker in dead:
             self.selector.unregister(worker.channel)
             self.workers.remove(worker)
+            self.scale.leave(worker.slot)
             worker.bury()
         return dead
 
     def kill(self) -> None:
         """Acaba con lo que quede."""
         for worker in self.workers:
-            worker.process.kill()
-            worker.bury()
-        for handle in (self.listener, self.selector, self.rope, self.bell):
+            worker.bury(0)
+        for handle in (self.listener, self.selector, self.rope, self.bell, self.scale):
             handle.close()
 
 # %% ../../nbs/3_api/24_workers.ipynb #w044

@@ -72,7 +72,7 @@ def test_a_sheet_comes_back(server: Server, tmp_path: Path) -> None:
     rows = simulate_voyages(20, seed=4)
     body = as_sheet(rows, tmp_path, sep=",")
     said = post(server, body, "text/csv", "/predict_scores?probabilities=true").json()
-    for headers, path in (({"accept": "text/csv"}, "/predict_scores?probabilities=1"), ({}, "/predict_scores?format=csv&probabilities=true")):
+    for headers, path in (({"accept": "text/csv"}, "/predict_scores?probabilities=true"), ({}, "/predict_scores?format=csv&probabilities=true")):
         reply = post(server, body, "text/csv", path, **headers)
         assert reply.headers["content-type"] == "text/csv; charset=utf-8"
         table = pd.read_csv(io.BytesIO(reply.content))

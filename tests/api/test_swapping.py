@@ -233,6 +233,36 @@ def test_another_schema_is_refused_or_forced(tierra, folders, link, tmp_path):
         assert api.ask().status_code == 422
 
 
+def test_a_folder_without_versions(tierra, folders, tmp_path):
+    """Una carpeta cualquiera, sustituida por otra del mismo nombre: se nota, y las respuestas de una y otra no se confunden."""
+    place = Path(shutil.copytree(folders["v1"], tmp_path / "modelo"))
+    shutil.copytree(folders["v2"], tmp_path / "nueva")
+    with serving(tierra, tmp_path, "--model", "modelo", TIERRA_API_REFRESH="0.2") as api:
+        assert api.ask().json()["model"] == "racion"
+
+        def replace() -> None:
+            place.rename(tmp_path / "vieja")
+            (tmp_path / "nueva").rename(place)
+            api.wait_for(lambda health: health["model"] != "racion")
+
+        load = Load([api.port]).during(replace)
+    assert not load.failed and not load.cut
+    assert set(load.answers) == {answer_of(folders["v1"], "racion"), answer_of(place, load_model(place).info["sha256"][:12])}
+
+
+def test_a_bad_candidate_changes_nothing(tierra, folders, link, tmp_path):
+    """Un candidato que mira otra columna no sabe contestar, y se cuenta; uno roto ni se prueba. La API no se entera."""
+    (broken := Path(shutil.copytree(folders["v2"], tmp_path / "roto")) / "model.onnx").write_bytes(b"nada")
+    for candidate, told, counted in ((folders["otro"], "Mira «weight», que no llega", 3), (broken.parent, "no coincide con su sha256", 0)):
+        with serving(tierra, tmp_path, "--model", str(link), "--shadow", str(candidate), TIERRA_API_REFRESH="0.2") as api:
+            assert [api.ask().json()["model"] for _ in range(3)] == ["v1"] * 3
+            limit = time.monotonic() + 20
+            while told not in (said := api.tell()) or counted and f"}} {counted}.0" not in api.get("/metrics").text.partition("tierra_shadow_errors_total{")[2].partition("\n")[0]:
+                assert time.monotonic() < limit, said
+                time.sleep(0.1)
+            assert api.get("/health").json()["status"] == "ok" and "Traceback" not in said
+
+
 def test_the_one_who_watches_dies(tierra, folders, link, tmp_path):
     """Si muere el proceso que mira, nace otro y los cambios siguen llegando; y no queda ninguno al acabar."""
     psutil = pytest.importorskip("psutil")

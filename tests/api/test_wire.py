@@ -485,6 +485,27 @@ def test_a_dead_worker_is_replaced(tierra: Callable, folder: Path) -> None:
     assert out.strip() == "Servidor parado." and f"El proceso {first.pid} ha muerto (SIGKILL)" in err and err.count("ha muerto") == 1
 
 
+def test_connections_are_shared_out(tierra: Callable, folder: Path) -> None:
+    """Las conexiones que se quedan abiertas se reparten, y quien sustituye al que muere coge las siguientes."""
+    with ExitStack() as closing, running(tierra, folder, workers=2) as server:
+
+        def share(count: int) -> list[int]:
+            for _ in range(count):
+                guest = closing.enter_context(call(server))
+                guest.sendall(ASK)
+                assert b"200 OK" in hear_one(guest)
+            return sorted(sum(c.status == "ESTABLISHED" for c in worker.net_connections()) for worker in list_workers(server))
+
+        assert share(16)[0] >= 7
+        first = list_workers(server)[0]
+        first.kill()
+        while len(list_workers(server)) < 2 or first in list_workers(server):
+            time.sleep(0.05)
+        while share(1)[0] == 0:  # hasta que el nuevo atiende
+            time.sleep(0.05)
+        assert share(16)[0] >= 7
+
+
 def test_workers_leave_when_their_boss_is_killed(tierra: Callable, folder: Path) -> None:
     with running(tierra, folder, workers=2) as server:
         workers = list_workers(server)
