@@ -131,7 +131,18 @@ def check_refusal(heard: bytes, status: int, word: str = "") -> None:
 
 def list_workers(server: Server) -> list[psutil.Process]:
     """Los procesos que contestan."""
-    return [child for child in psutil.Process(server.process.pid).children() if "hosting.workers" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with suppress(psutil.Error):  # acaba de morir
+            if "hosting.workers" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def is_told_to_stop(worker: psutil.Process) -> bool:
+    """Si un proceso parado tiene un SIGTERM esperándolo."""
+    waiting = re.search(r"ShdPnd:\s+(\w+)", Path(f"/proc/{worker.pid}/status").read_text())[1]
+    return bool(int(waiting, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def measure_memory(server: Server) -> float:
@@ -381,7 +392,8 @@ def test_stopping_loses_nothing(tierra: Callable, folder: Path, name: str, worke
         for guest in guests[:16]:
             guest.sendall(ASK + ASK)
         server.process.send_signal(STOPS[name])
-        time.sleep(0.3)
+        while not all(map(is_told_to_stop, workers_now)):
+            time.sleep(0.01)
         for worker in workers_now:
             worker.resume()
         guests[16].sendall(ASK[-5:])
