@@ -618,6 +618,7 @@ class Server:
         self.door.open()
         while not self.stopping.is_set():
             self.hall.look(self.loop.time())
+            self.door.is_turn()  # que los demás sepan que está, y cuántas tiene
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), TICK)
         await self.door.close()
