@@ -18,6 +18,7 @@ from .. import projects
 from .main import COMMAND, PATH
 from ..errors import UsageError, WorkError
 from ..files import atomic_path
+from ..spanish import format_number
 
 # %% ../../nbs/3_api/51_cli_monitor.ipynb #m011
 _UNITS = {"h": "hours", "d": "days", "m": "minutes"}
@@ -96,7 +97,7 @@ def monitor(
     from de_jupyter_a_la_tierra.hosting.report import build_report_page, dump_report, tell_drift, tell_report
 
     if warn > fail:
-        raise UsageError(f"--warn ({warn:g}) no puede ser mayor que --fail ({fail:g}).")
+        raise UsageError(f"--warn ({format_number(warn)}) no puede ser mayor que --fail ({format_number(fail)}).")
     moment = read_since(since) if since else None
     report = compare_served(find_folder(folder), find_version(model), moment, Thresholds(warn, fail, drop, rise), ignore)
     click.echo(dump_report(report) if as_json else tell_report(report))

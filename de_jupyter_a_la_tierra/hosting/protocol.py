@@ -28,6 +28,7 @@ from uvicorn.server import ServerState
 from ..api.messages import ApiError, Reply, Request, build_problem
 from ..api.server import SMALL_BODY, Api, list_headers, open_request
 from .settings import ServeSettings
+from ..spanish import format_number
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q011
 _FAULTS = (
@@ -201,8 +202,8 @@ def _tell_big(settings: ServeSettings) -> ApiError:
 def _tell_late(reading: int, settings: ServeSettings) -> ApiError:
     """Lo que se le dice a quien se pasa del plazo."""
     if reading == HEAD:
-        return ApiError(408, f"Las cabeceras no han llegado en {settings.header_seconds:g} segundos.")
-    return ApiError(408, f"El cuerpo no ha llegado en {settings.body_seconds:g} segundos: mándalo más deprisa, o en varias peticiones.")
+        return ApiError(408, f"Las cabeceras no han llegado en {format_number(settings.header_seconds)} segundos.")
+    return ApiError(408, f"El cuerpo no ha llegado en {format_number(settings.body_seconds)} segundos: mándalo más deprisa, o en varias peticiones.")
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q043
 class _Reader(HttpToolsProtocol):

@@ -25,6 +25,7 @@ from typing import Any, Self
 from .. import projects
 from ..errors import TierraError, UsageError, WorkError, explain_os_errors, find_extra, missing_extra, tell_order
 from ..files import atomic_path
+from ..spanish import format_number
 
 # %% ../../nbs/3_api/29_resolver.ipynb #rs11
 def list_versions(
@@ -171,7 +172,7 @@ def examine_apart(
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        return f"no ha contestado a su propio ejemplo en {seconds:g} segundos"
+        return f"no ha contestado a su propio ejemplo en {format_number(seconds)} segundos"
     if done.returncode < 0:
         return f"al abrirlo, el proceso que lo probaba ha muerto ({signal.Signals(-done.returncode).name})"
     lines = done.stderr.strip().splitlines()

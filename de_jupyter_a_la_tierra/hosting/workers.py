@@ -34,6 +34,7 @@ from ..errors import TierraError, UsageError, WorkError
 from .keys import Origins, open_gate
 from .settings import ServeSettings
 from .telemetry import forget_worker, open_telemetry
+from ..spanish import format_number
 
 # %% ../../nbs/3_api/24_workers.ipynb #w011
 _REFUSALS = {
@@ -333,7 +334,7 @@ def plan_replacement(
     reason = f"{worker.death}{f': {worker.error}' if worker.error else ''}"
     if supervisor.failures >= TRIES and not any(other.ready for other in supervisor.workers):
         raise WorkError(f"Los procesos mueren nada más arrancar. El último {reason}")
-    when = f"en {supervisor.delay:g} s" if supervisor.delay else "ahora"
+    when = f"en {format_number(supervisor.delay)} s" if supervisor.delay else "ahora"
     _LOG.warning("El proceso %d %s. Se arranca otro %s.", worker.process.pid, reason, when, extra={"event": "died", "pid": worker.process.pid})
     forget_worker(worker.process.pid)
     supervisor.due.append(time.monotonic() + supervisor.delay)
@@ -349,7 +350,7 @@ def _tend(supervisor: Supervisor, announce: Callable[[], None]) -> None:
                 raise worker.error or WorkError(f"Un proceso {worker.death} antes de poder contestar.")
             plan_replacement(supervisor, worker)
         if not announced and time.monotonic() > last:
-            raise WorkError(f"El modelo no se ha podido abrir en {STARTUP:g} segundos.")
+            raise WorkError(f"El modelo no se ha podido abrir en {format_number(STARTUP)} segundos.")
         if not announced and sum(worker.ready for worker in supervisor.workers) == supervisor.count:
             announced = True
             announce()
