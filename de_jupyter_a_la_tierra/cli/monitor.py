@@ -18,7 +18,6 @@ from .. import projects
 from .main import COMMAND, PATH
 from ..errors import UsageError, WorkError
 from ..files import atomic_path
-from ..spanish import format_number
 
 # %% ../../nbs/3_api/51_cli_monitor.ipynb #m011
 _UNITS = {"h": "hours", "d": "days", "m": "minutes"}
@@ -95,6 +94,7 @@ def monitor(
     """
     from de_jupyter_a_la_tierra.hosting.drift import DRIFT, Thresholds, compare_served
     from de_jupyter_a_la_tierra.hosting.report import build_report_page, dump_report, tell_drift, tell_report
+    from de_jupyter_a_la_tierra.spanish import format_number
 
     if warn > fail:
         raise UsageError(f"--warn ({format_number(warn)}) no puede ser mayor que --fail ({format_number(fail)}).")
