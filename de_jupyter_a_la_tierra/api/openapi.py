@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Refused', 'Health', 'Live', 'Split', 'Tensed', 'Inferred', 'Described', 'Server', 'build_invocation_type',
-           'build_openapi']
+           'build_columns_type', 'build_openapi']
 
 # %% ../../nbs/3_api/16_openapi.ipynb #h002
 from collections.abc import Iterable
@@ -203,6 +203,19 @@ def _describe_dialects(info: ModelCard, version: str, invocations: list[dict[str
         paths[f"{place}/infer"] = _post(f"v2_infer{kind}", "Predice unos tensores", tensors, {"application/json": {"schema": {"$ref": ref + "Inferred"}}})
     return paths
 
+# %% ../../nbs/3_api/16_openapi.ipynb #h030
+def build_columns_type(
+    row: type[msgspec.Struct],  # el de una fila
+) -> type[msgspec.Struct]:
+    """El tipo de unas filas que llegan por columnas: de cada una, la lista de sus valores; la que puede faltar, quizá no venga."""
+    names = dict(zip(row.__struct_fields__, row.__struct_encode_fields__, strict=True))
+    fields: list[Any] = []
+    cells: Any = list
+    for field in msgspec.structs.fields(row):
+        kind = cells[row.__annotations__[field.name]]
+        fields.append((field.name, kind) if field.required else (field.name, kind | UnsetType, UNSET))
+    return msgspec.defstruct("Columnas", fields, rename=names, kw_only=True)
+
 # %% ../../nbs/3_api/16_openapi.ipynb #c014a
 def build_openapi(
     info: ModelCard,  # la ficha de un modelo
@@ -210,7 +223,7 @@ def build_openapi(
 ) -> dict[str, Any]:  # el documento OpenAPI 3.1
     """Describe la API de un modelo a partir de su ficha."""
     row, answer = build_row_type(info), build_answer_type(info)
-    columns = msgspec.defstruct("Columnas", [(name, list[kind]) for name, kind in row.__annotations__.items()], rename=dict(zip(row.__struct_fields__, row.__struct_encode_fields__, strict=True)))  # type: ignore[valid-type]
+    columns = build_columns_type(row)
     kinds = [one_or_many(row), one_or_many(answer), Problem, Health, ModelCard, columns, Split, Inference, Inferred, Described, Server, Live]
     (rows, answers, *_), schemas = msgspec.json.schema_components([*kinds, *build_invocation_type(row)], ref_template="#/components/schemas/{name}")
     ref, invocations = "#/components/schemas/", [{"$ref": f"#/components/schemas/Invocacion{place}"} for place in range(1, 5)]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Routes', 'SMALL_BODY', 'Prediction', 'add_details', 'compute_rows', 'write_plain', 'ModelService', 'build_routes',
            'Served', 'Shelf', 'FixedShelf', 'serve_model', 'Gate', 'Crossing', 'Witness', 'ClientLeft', 'read_body',
-           'find_route', 'run_apart', 'read_trace', 'open_request', 'is_quick', 'explain_failure', 'wait_answer', 'Api',
-           'build_app']
+           'find_route', 'run_apart', 'read_trace', 'open_request', 'is_quick', 'explain_failure', 'list_headers',
+           'wait_answer', 'Api', 'build_app']
 
 # %% ../../nbs/3_api/12_server.ipynb #c003
 import asyncio
@@ -382,6 +382,18 @@ def explain_failure(
     _LOG.error("Fallo imprevisto", exc_info=error, extra={"event": "fault", "request_id": request.id})
     return build_problem(ApiError(500, "Algo ha fallado dentro del servidor; el detalle está en su registro."), request.id)
 
+
+def list_headers(
+    request: Request,  # la petición
+    reply: Reply,  # su respuesta
+    crossing: Crossing | None = None,  # qué páginas de otros sitios pueden preguntar; None, ninguna
+) -> Sequence[tuple[bytes, bytes]]:
+    """Las cabeceras de una respuesta, sin las de su contenido."""
+    about = [(b"x-request-id", request.id.encode()), *_ALWAYS, *reply.headers]
+    if request.trace:
+        about.append((b"traceparent", request.headers[b"traceparent"]))
+    return [*about, *crossing.allow(request)] if crossing else about
+
 # %% ../../nbs/3_api/12_server.ipynb #srv23
 async def wait_answer(
     api: "Api",  # la aplicación
@@ -427,7 +439,7 @@ class Api:
             reply = explain_failure(error, request)
         finally:
             self.active -= 1
-        about = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.body)), *self.describe(request, reply)]
+        about = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.body)), *list_headers(request, reply, self.crossing)]
         await send({"type": "http.response.start", "status": reply.status, "headers": about})
         await send({"type": "http.response.body", "body": reply.body})
         self.tell(request, reply)
@@ -448,17 +460,6 @@ class Api:
             return route.handler(request)
         except Exception as error:  # noqa: BLE001  # ídem
             return explain_failure(error, request)
-
-    def describe(
-        self,
-        request: Request,  # la petición
-        reply: Reply,  # su respuesta
-    ) -> Sequence[tuple[bytes, bytes]]:
-        """Las cabeceras de una respuesta, sin las de su contenido."""
-        about = [(b"x-request-id", request.id.encode()), *_ALWAYS, *reply.headers]
-        if request.trace:
-            about.append((b"traceparent", request.headers[b"traceparent"]))
-        return [*about, *self.crossing.allow(request)] if self.crossing else about
 
     def tell(
         self,

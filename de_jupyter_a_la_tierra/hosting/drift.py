@@ -306,7 +306,8 @@ def measure_performance(
         r2 = 1 - pairs["squares"] / spread if spread > 0 else None
         fall, chance = (real / exam - 1 if exam else 0.0), _RARE * deviation * math.sqrt(1 / n + 1 / n_exam) / (exam or 1)
     limit = thresholds.drop if name == "accuracy" else thresholds.rise
-    status = UNKNOWN if exam is None else judge(fall, chance, limit, limit)
+    doubtful = exam is None or chance > 2 * limit  # con tan pocas verdades no se vería ni el doble de lo que importa
+    status = DRIFT if exam is not None and fall >= max(limit, chance) else UNKNOWN if doubtful else FINE
     return Performance(name, real, exam, chance, n, status, r2)
 
 # %% ../../nbs/3_api/32_drift.ipynb #d061

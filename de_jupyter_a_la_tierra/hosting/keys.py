@@ -226,7 +226,7 @@ class Gatekeeper:
             request.user = self.ring.find(find_key(request)) or ""
         if self.buckets is not None and (wait := self.buckets.take(request.user or request.client, time.monotonic())):
             seconds = math.ceil(wait)
-            detail = f"Has pasado de {self.buckets.amount} peticiones cada {self.buckets.seconds:g} s: vuelve a intentarlo dentro de {seconds} s."
+            detail = f"Has pasado de {self.buckets.amount} peticiones cada {round(self.buckets.seconds)} s: vuelve a intentarlo dentro de {seconds} s."
             raise ApiError(429, detail, headers=[(b"retry-after", b"%d" % seconds)])
         if self.ring is not None and not request.user:
             told = "La clave no vale" if find_key(request) else "Falta la clave"

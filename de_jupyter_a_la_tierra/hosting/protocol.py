@@ -26,10 +26,11 @@ from uvicorn.server import ServerState
 
 # %% ../../nbs/3_api/23_protocol.ipynb #p003
 from ..api.messages import ApiError, Reply, Request, build_problem
-from ..api.server import SMALL_BODY, Api, open_request
+from ..api.server import SMALL_BODY, Api, list_headers, open_request
 from .settings import ServeSettings
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q011
+_LOG = logging.getLogger("tierra.http")
 _FAULTS = (
     ("Transfer-Encoding can't be present with Content-Length", "trae «Content-Length» y «Transfer-Encoding», y solo puede llevar una de las dos"),
     ("Transfer-Encoding", "su «Transfer-Encoding» no se entiende: solo se admite «chunked»"),
@@ -48,9 +49,13 @@ def explain_fault(
     error: Exception,  # lo que lanzó el lector
 ) -> ApiError:
     """Por qué unos bytes no son una petición: 400, o lo que dijera quien la estaba leyendo."""
-    if isinstance(error.__context__, ApiError):
-        return error.__context__
-    told = "Invalid url" if isinstance(error.__context__, httptools.HttpParserError | ValueError) else str(error)
+    cause = error.__context__
+    if isinstance(cause, ApiError):
+        return cause
+    if cause and not isinstance(cause, httptools.HttpParserError | httptools.HttpParserUpgrade | ValueError):  # el fallo es de aquí
+        _LOG.error("Fallo imprevisto", exc_info=cause, extra={"event": "fault"})
+        return ApiError(500, "Algo ha fallado dentro del servidor; el detalle está en su registro.")
+    told = "Invalid url" if isinstance(cause, httptools.HttpParserError | ValueError) else str(error)
     reason = next((reason for word, reason in _FAULTS if word.lower() in told.lower()), "no se entiende")
     return ApiError(400, f"Lo que ha llegado no es una petición de HTTP/1.1: {reason}.")
 
@@ -79,7 +84,6 @@ def write_problem(
     return write_head(reply.status, about) + reply.body
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q021
-_LOG = logging.getLogger("tierra.http")
 MAX_PATH = 8192  # bytes de una dirección
 LINGER = 2.0  # segundos que se espera a que cuelgue quien ya tiene su última respuesta
 
@@ -265,6 +269,14 @@ class _Reader(HttpToolsProtocol):
                 self.expect_100_continue = True
             self.headers.append((name, value))
 
+# %% ../../nbs/3_api/23_protocol.ipynb #q044p
+def _split_target(url: bytes) -> dict[str, Any]:
+    """La dirección de una petición, por partes, como las quiere ASGI."""
+    parsed = httptools.parse_url(url)
+    raw = parsed.path or b"/"
+    path = unquote(raw.decode("ascii")) if b"%" in raw else raw.decode("ascii")
+    return {"path": path, "raw_path": raw, "query_string": parsed.query or b""}
+
 # %% ../../nbs/3_api/23_protocol.ipynb #q044
 class _Listener(_Reader):
     """La que además pone en marcha quien conteste."""
@@ -284,11 +296,7 @@ class _Listener(_Reader):
             if method == b"CONNECT":
                 raise ApiError(400, "Aquí no se hacen túneles: «CONNECT» no se admite.")
             return  # se vuelve a leer sin la oferta
-        parsed = httptools.parse_url(self.url)
-        raw = parsed.path or b"/"
-        path = unquote(raw.decode("ascii")) if b"%" in raw else raw.decode("ascii")
-        about = {"method": method.decode("ascii"), "http_version": version, "path": path, "raw_path": raw, "query_string": parsed.query or b""}
-        self.scope.update(cast(Any, about))
+        self.scope.update(cast(Any, {"method": method.decode("ascii"), "http_version": version, **_split_target(self.url)}))
         self.reading, self.deadline = BODY, self.loop.time() + self.settings.body_seconds
         self.begin()
 
@@ -370,7 +378,7 @@ class _Shortcut(_Listener):
             super().begin()
             super().on_body(request.body)
             return super().on_message_complete()
-        keeps, about = self.keeps, [*self.hall.default_headers, *self.app.describe(request, reply)]
+        keeps, about = self.keeps, [*self.hall.default_headers, *list_headers(request, reply, self.app.crossing)]
         self.transport.write(write_reply(reply, about if keeps else [*about, (b"connection", b"close")]))
         self.hall.total_requests += 1
         self.reading, self.deadline = IDLE, self.loop.time() + self.settings.idle

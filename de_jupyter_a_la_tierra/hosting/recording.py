@@ -34,6 +34,7 @@ import numpy as np
 # %% ../../nbs/3_api/31_recording.ipynb #r005
 from ..api.fields import read_boolean
 from ..api.messages import ApiError, Reply, Request, Route
+from ..api.payload import shorten
 from ..api.server import ModelService, Served, Shelf
 from ..errors import TierraError, WorkError, explain_os_errors
 from ..files import atomic_path
@@ -532,8 +533,9 @@ def read_feedback(
                 raise ApiError(422, f"{_SHAPE}; «id» tiene de 1 a 64 letras y «row» empieza en 0.")
             each.truth = read_truth(each.truth, info)
         except ValueError:
-            errors.append({**({"row": place} if isinstance(found, list) else {}), "field": "truth", "value": each.truth,
-                           "range": describe_truth(info), "detail": f"«truth» ha de ser {describe_truth(info)}, y es {json.dumps(each.truth, ensure_ascii=False)[:60]}."})
+            written = json.dumps(shorten(each.truth), ensure_ascii=False)
+            errors.append({**({"row": place} if isinstance(found, list) else {}), "field": "truth", "value": shorten(each.truth),
+                           "range": describe_truth(info), "detail": f"«truth» ha de ser {describe_truth(info)}, y es {written if len(written) <= 60 else written[:60] + '…'}."})
             if len(errors) == 20:
                 break
     if errors:

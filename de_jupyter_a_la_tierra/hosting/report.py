@@ -48,8 +48,9 @@ def tell_performance(
     """Lo que acierta, en una frase."""
     write = format_percent if found.metric == "accuracy" else lambda value: format_number(value, figures=4)
     exam = f"en el examen, {write(found.exam)}" if found.exam is not None else "la ficha no dice cuánto en el examen"
+    verdict = WORDS[found.status] if found.status != UNKNOWN else "pocas verdades: no se sabe" if found.exam is not None else "no se puede comparar"
     r2 = f", R² {format_number(found.r2, 2)}" if found.r2 is not None else ""
-    return f"{_METRICS[found.metric].capitalize()} {write(found.real)}{r2}, con {format_number(found.n_rows)} verdades; {exam}: {WORDS[found.status]}."
+    return f"{_METRICS[found.metric].capitalize()} {write(found.real)}{r2}, con {format_number(found.n_rows)} verdades; {exam}: {verdict}."
 
 # %% ../../nbs/3_api/33_report.ipynb #p013
 TITLES = ["columna", "PSI", "azar", "huecos", "fuera de lo visto", "veredicto"]

@@ -213,7 +213,7 @@ def write_value(
         return "sí" if value else "no"
     if isinstance(value, tuple):
         return ",".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 # %% ../../nbs/3_api/20_settings.ipynb #t054
 def write_settings(
