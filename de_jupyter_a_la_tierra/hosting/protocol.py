@@ -31,6 +31,7 @@ from .settings import ServeSettings
 from ..spanish import format_number
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q011
+_LOG = logging.getLogger("tierra.http")
 _FAULTS = (
     ("Transfer-Encoding can't be present with Content-Length", "trae «Content-Length» y «Transfer-Encoding», y solo puede llevar una de las dos"),
     ("Transfer-Encoding", "su «Transfer-Encoding» no se entiende: solo se admite «chunked»"),
@@ -49,9 +50,13 @@ def explain_fault(
     error: Exception,  # lo que lanzó el lector
 ) -> ApiError:
     """Por qué unos bytes no son una petición: 400, o lo que dijera quien la estaba leyendo."""
-    if isinstance(error.__context__, ApiError):
-        return error.__context__
-    told = "Invalid url" if isinstance(error.__context__, httptools.HttpParserError | ValueError) else str(error)
+    cause = error.__context__
+    if isinstance(cause, ApiError):
+        return cause
+    if cause and not isinstance(cause, httptools.HttpParserError | httptools.HttpParserUpgrade | ValueError):  # el fallo es de aquí
+        _LOG.error("Fallo imprevisto", exc_info=cause, extra={"event": "fault"})
+        return ApiError(500, "Algo ha fallado dentro del servidor; el detalle está en su registro.")
+    told = "Invalid url" if isinstance(cause, httptools.HttpParserError | ValueError) else str(error)
     reason = next((reason for word, reason in _FAULTS if word.lower() in told.lower()), "no se entiende")
     return ApiError(400, f"Lo que ha llegado no es una petición de HTTP/1.1: {reason}.")
 
@@ -80,7 +85,6 @@ def write_problem(
     return write_head(reply.status, about) + reply.body
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q021
-_LOG = logging.getLogger("tierra.http")
 MAX_PATH = 8192  # bytes de una dirección
 LINGER = 2.0  # segundos que se espera a que cuelgue quien ya tiene su última respuesta
 
