@@ -144,7 +144,7 @@ def test_the_same_answers_with_other_probabilities_are_another_model() -> None:
 class Gappy(Model):
     """Un modelo al que no se le comprueban las filas: así se ve qué haría ONNX con los huecos."""
 
-    def _compute(self, X: np.ndarray, *methods: str) -> list[np.ndarray]:
+    def compute(self, X: np.ndarray, *methods: str) -> list[np.ndarray]:
         return self.run(methods, X)
 
 
