@@ -389,6 +389,8 @@ def test_stopping_loses_nothing(tierra: Callable, folder: Path, name: str, worke
         workers_now = list_workers(server)
         for worker in workers_now:
             worker.suspend()
+        while any(worker.status() != psutil.STATUS_STOPPED for worker in workers_now):  # parar del todo tarda, y SIGTERM se le colaría
+            time.sleep(0.01)
         for guest in guests[:16]:
             guest.sendall(ASK + ASK)
         server.process.send_signal(STOPS[name])
