@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Read', 'measure_columns', 'TableReader', 'split_object', 'read_document', 'read_lines', 'read_texts', 'check_faults',
-           'find_columns', 'read_sheet', 'elect_sheet', 'read_table', 'read_parquet', 'read_typed', 'read_arrow',
-           'write_csv', 'answer_rows', 'read_request', 'build_table_routes']
+           'find_columns', 'read_sheet', 'elect_sheet', 'read_sheet_rows', 'read_parquet_rows', 'read_typed',
+           'read_arrow', 'write_csv', 'answer_rows', 'read_request', 'build_table_routes']
 
 # %% ../../nbs/3_api/13_formats.ipynb #m003
 import csv
@@ -266,7 +266,7 @@ def read_sheet(
         raise PayloadError(422, f"La línea {lines[long]} tiene más celdas que la cabecera: revisa sus comillas y su separador.")
     columns = list(zip(*(row[:width] + [""] * (width - len(row)) for _, row in found), strict=True)) or [()] * width
     mark = elect_sheet(columns, layout.sep) if decimal == "auto" else decimal
-    return read_table(columns, find_columns(layout.columns, reader.fields), reader, mark, lines)
+    return read_sheet_rows(columns, find_columns(layout.columns, reader.fields), reader, mark, lines)
 
 
 def elect_sheet(
@@ -278,7 +278,7 @@ def elect_sheet(
     return elect_decimal((cells[:few] for cells in columns), sep) or elect_decimal((cells[few:] for cells in columns), sep) or "auto"
 
 
-def read_table(
+def read_sheet_rows(
     columns: Sequence[Sequence[str]],  # las celdas de cada columna de la hoja
     places: Sequence[int | None],  # cuál es cada una de las del modelo
     reader: PayloadReader,  # el que comprueba las filas
@@ -293,7 +293,7 @@ def read_table(
     return list(zip(*(values for values, _ in read), strict=True))
 
 # %% ../../nbs/3_api/13_formats.ipynb #m041
-def read_parquet(
+def read_parquet_rows(
     body: bytes,  # lo que hay en el fichero
     reader: PayloadReader,  # el que comprueba las filas
     most: int,  # bytes que puede ocupar, ya leído
@@ -313,7 +313,7 @@ def read_parquet(
         places = find_columns(names, reader.fields)
         wanted = [names[place] for place in places if place is not None]
         texts = [name for name in wanted if _is_text(file.schema_arrow, name)]
-        table = pq.ParquetFile(pa.BufferReader(body), read_dictionary=texts).read(columns=wanted)  # read_table importaría pandas
+        table = pq.ParquetFile(pa.BufferReader(body), read_dictionary=texts).read(columns=wanted)  # pq.read_table importaría pandas
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ApiError(400, f"El Parquet no se puede leer: {str(error).splitlines()[0][:200]}") from error
     return read_arrow([None if place is None else table.column(names[place]) for place in places], table.num_rows, reader)
@@ -447,7 +447,7 @@ def read_request(
     if media in _SHEETS:
         return read_sheet(body, tables.reader, "\t" if sep == "tab" else sep, decimal)
     if media in _PARQUET:
-        return read_parquet(body, tables.reader, _SWOLLEN * most)
+        return read_parquet_rows(body, tables.reader, _SWOLLEN * most)
     return read_lines(body, tables.reader) if media in _LINES else read_document(body, tables)
 
 

@@ -375,8 +375,12 @@ def agree(api: Api, what: Callable[[dict], bool], times: int = 8) -> None:
 def find_workers(api: Api) -> list:
     """Los procesos que contestan."""
     psutil = pytest.importorskip("psutil")
-    children = psutil.Process(api.process.pid).children(recursive=True)
-    return [child for child in children if "hosting.workers" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(api.process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # acaba de morir
+            if "hosting.workers" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_two_workers_agree(tierra, folders, link, tmp_path):

@@ -365,7 +365,8 @@ def test_a_warm_process_that_cannot_be(tmp_path, monkeypatch) -> None:
     process.start()
     process.join(60)
     assert process.exitcode == 4
-    late = warm_context(["mortal"]).Process(target=int)
+    (tmp_path / "lento.py").write_text("import time\ntime.sleep(2)\n")
+    late = warm_context(["lento"]).Process(target=int)
     late.timeout = 0
     with pytest.raises(TimeoutError, match="no está listo tras 0 s"):
         late.start()
