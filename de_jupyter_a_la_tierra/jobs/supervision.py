@@ -36,9 +36,11 @@ def list_workers(
 
 # %% ../../nbs/6_trabajos/32_supervision.ipynb #c008
 def _measure_share(process: psutil.Process, resident: int) -> int:
-    """La parte de la memoria de un proceso que hay que apuntarle, en bytes; si no deja mirarla, toda la residente."""
+    """La parte de la memoria de un proceso que hay que apuntarle, en bytes; si no deja mirarla, toda la residente; si ya ha acabado, nada."""
     try:
         full = process.memory_full_info()
+    except psutil.NoSuchProcess:
+        return 0
     except psutil.Error:
         return resident
     return getattr(full, "pss", 0) or full.uss
