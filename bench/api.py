@@ -311,7 +311,7 @@ def list_peers(shelf: Path, model: Path, peers: str | None) -> dict[str, Peer]:
             ),
             "Kedro, una sesión por petición": Peer(
                 [sys.executable, "-c", KEDRO, str(model), "{port}", str(write_kedro(shelf / "kedro", model, trusted))],
-                environ={"KEDRO_DISABLE_TELEMETRY": "1", "KEDRO_LOGGING_CONFIG": str(shelf / "kedro/conf/base/logging.yml")},
+                connections=1, environ={"KEDRO_DISABLE_TELEMETRY": "1", "KEDRO_LOGGING_CONFIG": str(shelf / "kedro/conf/base/logging.yml")},
             ),
         }
     return found
