@@ -115,8 +115,8 @@ def build_mlflow_routes(
     version = Reply(__version__.encode(), media=b"text/plain; charset=utf-8")
     return {
         "/invocations": {"POST": Route(invoke)},
-        "/ping": {"GET": Route(lambda request: Reply(b"\n"), quick=True, public=True)},
-        "/version": {"GET": Route(lambda request: version, quick=True, public=True)},
+        "/ping": {"GET": Route(lambda request: Reply(b"\n"), quick=0, public=True)},
+        "/version": {"GET": Route(lambda request: version, quick=0, public=True)},
     }
 
 # %% ../../nbs/3_api/14_dialects.ipynb #d021
@@ -284,7 +284,7 @@ def build_inference_routes(
 
     def say(content: Any, public: bool = True) -> dict[str, Route]:
         reply = Reply(msgspec.json.encode(content))
-        return {"GET": Route(lambda request: reply, quick=True, public=public)}
+        return {"GET": Route(lambda request: reply, quick=0, public=public)}
 
     routes = {
         "/v2": say({"name": "tierra", "version": __version__, "extensions": ["binary_tensor_data"]}),

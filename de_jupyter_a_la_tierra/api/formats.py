@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Read', 'measure_columns', 'TableReader', 'split_object', 'read_document', 'read_lines', 'read_texts', 'check_faults',
            'find_columns', 'read_sheet', 'elect_sheet', 'read_sheet_rows', 'read_parquet_rows', 'read_typed',
-           'read_arrow', 'write_csv', 'answer_rows', 'read_request', 'build_table_routes']
+           'read_arrow', 'write_csv', 'Wanted', 'read_wanted', 'answer_rows', 'read_request', 'build_table_routes']
 
 # %% ../../nbs/3_api/13_formats.ipynb #m003
 import csv
@@ -414,6 +414,28 @@ def _write_cell(value: Any, decimal: str) -> str:
     return str(value).translate(_COMMA) if decimal == "," else str(value)
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """Cómo se quiere una respuesta."""
+
+    format: str = "json"  # «json» o «csv»
+    probabilities: bool = False  # si va la de cada clase
+    explain: bool = False  # si va qué la hizo subir o bajar
+    decimal: str = "."  # el signo decimal de un CSV
+
+
+_USUAL = Wanted()
+
+
+def read_wanted(
+    request: Request,  # la petición
+) -> Wanted:
+    """Lo que se pide tras la interrogación, o con `Accept`; `ApiError` si alguna opción no se entiende."""
+    return Wanted(
+        read_choice(request, "format", ("json", "csv"), "csv" if b"text/csv" in request.headers.get(b"accept", b"") else "json"),
+        read_flag(request, "probabilities"), read_flag(request, "explain"), read_choice(request, "decimal", (".", ","), "."),
+    )
+
+
 def answer_rows(
     request: Request,  # para saber cómo se quiere la respuesta, y para apuntar lo que se contesta
     service: "ModelService",  # el modelo que contesta
@@ -421,13 +443,12 @@ def answer_rows(
     single: bool = False,  # si era una fila suelta
 ) -> Reply:
     """Predice unas filas y lo escribe como se pide."""
-    kind = read_choice(request, "format", ("json", "csv"), "csv" if b"text/csv" in request.headers.get(b"accept", b"") else "json")
-    probabilities, explain, decimal = read_flag(request, "probabilities"), read_flag(request, "explain"), read_choice(request, "decimal", (".", ","), ".")
+    wanted = read_wanted(request) if request.query or b"text/csv" in request.headers.get(b"accept", b"") else _USUAL
     request.rows, request.prediction = rows, service.predict(rows)
-    reasons = service.explainer.explain(rows, request.prediction.scores) if explain else ()
-    if kind == "csv":
-        return Reply(write_csv(request.prediction, service, probabilities, reasons, decimal), media=b"text/csv; charset=utf-8")
-    return Reply(service.write(request.prediction, single, probabilities, reasons))
+    reasons = service.explainer.explain(rows, request.prediction.scores) if wanted.explain else ()
+    if wanted.format == "csv":
+        return Reply(write_csv(request.prediction, service, wanted.probabilities, reasons, wanted.decimal), media=b"text/csv; charset=utf-8")
+    return Reply(service.write(request.prediction, single, wanted.probabilities, reasons))
 
 # %% ../../nbs/3_api/13_formats.ipynb #m061
 _LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")

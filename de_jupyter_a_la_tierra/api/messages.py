@@ -21,8 +21,7 @@ from ..errors import UsageError
 from ..spanish import format_number
 
 # %% ../../nbs/3_api/08_messages.ipynb #g011
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """Una petición, con su cuerpo ya leído."""
 
     method: str  # «GET», «POST»…
@@ -50,8 +49,7 @@ class Request:
         return dict(parse_qsl(self.query.decode("latin-1"), keep_blank_values=True)) if self.query else {}
 
 # %% ../../nbs/3_api/08_messages.ipynb #g021
-@dataclass(slots=True, frozen=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """Una respuesta."""
 
     body: bytes  # su contenido
@@ -60,12 +58,11 @@ class Reply:
     headers: Sequence[tuple[bytes, bytes]] = ()  # las que no lleva toda respuesta
 
 
-@dataclass(slots=True, frozen=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """Quién contesta en una dirección a un verbo."""
 
     handler: Callable[[Request], Reply]  # la función que contesta
-    quick: bool = False  # si tarda microsegundos con un cuerpo pequeño, y se le puede llamar sin cambiar de hilo
+    quick: int = -1  # hasta cuántos bytes de cuerpo contesta en una milésima de segundo, y se le puede llamar sin cambiar de hilo; -1, nunca
     public: bool = False  # si se contesta también a quien no trae clave
 
 # %% ../../nbs/3_api/08_messages.ipynb #g031

@@ -233,4 +233,4 @@ def build_shelf_routes(
             raise ApiError(503, "Todavía no hay ningún modelo que haya contestado a su ejemplo.", headers=[(b"retry-after", b"5")])
         return health(request)
 
-    return {path: {"GET": Route(handler, quick=True, public=True)} for path, handler in (("/health", health), ("/ready", ready))}
+    return {path: {"GET": Route(handler, quick=0, public=True)} for path, handler in (("/health", health), ("/ready", ready))}

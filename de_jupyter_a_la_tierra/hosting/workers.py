@@ -8,6 +8,7 @@ __all__ = ['SETTLED', 'SLOWEST', 'TRIES', 'STARTUP', 'PATIENCE', 'open_socket', 
 
 # %% ../../nbs/3_api/24_workers.ipynb #w003
 import errno
+import gc
 import json
 import logging
 import mmap
@@ -199,6 +200,8 @@ def work() -> None:
             sys.exit(error.exit_code)
         server = Server(app, listener, assignment.settings, lambda mine: scale.is_turn(slot, mine))
         server.loop.add_reader(channel, server.stop)
+        gc.collect()
+        gc.freeze()  # lo que hay ya montado no es basura: que no se vuelva a mirar cada poco, con alguien esperando
         with catching_stops(server.stop):
             channel.sendall(b'{}')
             server.run()

@@ -331,7 +331,8 @@ class Model(Described):
         methods: Sequence[str],  # los métodos
     ) -> list[np.ndarray]:  # (n,) respuestas y (n, c) probabilidades
         """Los resultados del motor, con su forma: las respuestas, del tipo de las clases."""
-        return [np.asarray(r, self.classes.dtype).reshape(-1) if m == "predict" else r for m, r in zip(methods, raw, strict=True)]
+        kind = self.classes.dtype
+        return [r if m != "predict" or (r.dtype == kind and r.ndim == 1) else np.asarray(r, kind).reshape(-1) for m, r in zip(methods, raw, strict=True)]
 
 # %% ../../nbs/2_kedro/40_artifact.ipynb #c013a
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -351,8 +352,8 @@ def _open_onnx(content: bytes, threads: int, inputs: Sequence[Input] = ()) -> En
     outputs = dict(zip(("predict", "predict_proba"), (output.name for output in session.get_outputs()), strict=False))  # una regresión solo tiene una
 
     def run(methods: tuple[str, ...], X: Rows) -> list[np.ndarray]:
-        columns = (X,) if isinstance(X, np.ndarray) else (values.reshape(-1, 1) for values in X.values())
-        results: list[np.ndarray] = session.run([outputs[method] for method in methods], dict(zip(entries, columns, strict=True)))
+        columns = {entries[0]: X} if isinstance(X, np.ndarray) else {entry: values.reshape(-1, 1) for entry, values in zip(entries, X.values(), strict=True)}
+        results: list[np.ndarray] = session.run([outputs[method] for method in methods], columns)
         return results
 
     return run
