@@ -230,7 +230,7 @@ async def load(port: int, peer: Peer, seconds: float, process: psutil.Process) -
     head = f"POST {peer.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{peer.headers}Content-Length: {len(peer.body)}\r\n\r\n"
     loop, request = asyncio.get_running_loop(), head.encode() + peer.body
     clients = [(await loop.create_connection(lambda: Client(request), "127.0.0.1", port))[1] for _ in range(peer.connections)]
-    await asyncio.sleep(seconds / 4)  # que se caliente
+    await asyncio.sleep(max(2.0, seconds / 4))  # que se caliente, y que acabe de arrancar
     for client in clients:
         client.times.clear()
     before, start = burn(process), time.perf_counter()

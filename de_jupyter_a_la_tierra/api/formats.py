@@ -413,7 +413,7 @@ def _write_cell(value: Any, decimal: str) -> str:
         return f"'{value}" if is_formula(value) else value
     return str(value).translate(_COMMA) if decimal == "," else str(value)
 
-
+# %% ../../nbs/3_api/13_formats.ipynb #m051w
 class Wanted(msgspec.Struct, frozen=True):
     """Cómo se quiere una respuesta."""
 

@@ -117,8 +117,7 @@ class ModelService:
         self._knows_levels = "unseen" in self._answer.__struct_fields__
         self._methods = ("predict",) if model.info["task"] == "regression" else ("predict", "predict_proba")
         tail = b',"data_origin":%b,"model":%b}' % (self.encode(self.origin), self.encode(version))
-        self.pieces = {score: b'{"score":%b,"probability":' % self.encode(score) for score in model.info["classes"]}, tail  # lo que no cambia de una respuesta a otra
-
+        self.pieces = {score: b'{"score":%b,"probability":' % self.encode(score) for score in model.info["classes"]}, tail  # lo que se repite
     @cached_property
     def explainer(self) -> Explainer:
         """Quien explica sus respuestas."""

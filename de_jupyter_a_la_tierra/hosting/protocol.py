@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LINGER', 'IDLE', 'HEAD', 'BODY', 'TICK', 'QUIET', 'GRACE', 'YIELD', 'write_head', 'write_headers', 'write_problem',
-           'Hall', 'write_reply', 'Talk', 'Connection', 'Server', 'say_goodbye']
+           'Hall', 'write_reply', 'Talk', 'Flow', 'Connection', 'Server', 'say_goodbye']
 
 # %% ../../nbs/3_api/23_protocol.ipynb #p002
 import asyncio
@@ -204,18 +204,20 @@ class Talk:
         """Empieza una petición."""
         self.reading, self.deadline = HEAD, 0.0
 
-    def on_head(self, head: Head) -> None:
-        """Ya están las cabeceras: se empieza a contestar, se guarda hasta que esté entera o se pone a la cola."""
+    def on_head(
+        self,
+        head: Head,  # las cabeceras
+    ) -> None:
+        """Ya están las cabeceras: se guarda hasta que esté entera, se empieza a contestar o se pone a la cola."""
         self.reading, self.deadline, self.head = BODY, 0.0, head
-        if self.api is None or self.queue or self.is_ending or self.connection.flow.write_paused:
-            return _take_long_way(self)
-        headers = dict(head.headers)
-        if b"expect" in headers or int(headers.get(b"content-length", b"0")) > QUICK_BODY:
-            return _take_long_way(self)
-        self.held = open_request(head.method, head.path, head.query, headers, self.connection.client, self.api.shelf.current)
-        return None
+        self.held = _open_quick(self)
+        if self.held is None:
+            _take_long_way(self)
 
-    def on_body(self, body: bytes) -> None:
+    def on_body(
+        self,
+        body: bytes,  # un trozo
+    ) -> None:
         """Llega un trozo del cuerpo."""
         if self.held is None:
             _pass_body(self, body)
@@ -226,14 +228,11 @@ class Talk:
 
     def on_end(self) -> None:
         """La petición está entera: se contesta ya, si se puede."""
-        self.reading, self.deadline, request = IDLE, 0.0, self.held
-        if request and self.api and not self.is_ending:
-            reply = self.api.answer_now(request)
-            if reply:
-                self.held = None
-                _answer_now(self, request, reply)
-                return
-        if request:
+        self.reading, self.deadline = IDLE, 0.0
+        if self.held and _answer_now(self, self.held):
+            self.held = None
+            return
+        if self.held:
             _take_long_way(self)
         self.cycle.more_body = False
         self.cycle.message_event.set()
@@ -244,13 +243,28 @@ class Talk:
         return self.hall.leaving or self.connection.half_closed
 
 # %% ../../nbs/3_api/23_protocol.ipynb #t020
-def _answer_now(talk: Talk, request: Request, reply: Reply) -> None:
-    """Escribe una respuesta en el acto, y la cuenta a quien quiera saberlo."""
+def _open_quick(talk: Talk) -> Request | None:
+    """La petición que está llegando, si es de las que quizá se contesten en el acto."""
+    api, head, connection = talk.api, talk.head, talk.connection
+    if api is None or talk.queue or talk.is_ending or connection.flow.write_paused:
+        return None
+    headers = dict(head.headers)
+    if b"expect" in headers or int(headers.get(b"content-length", b"0")) > QUICK_BODY:
+        return None
+    return open_request(head.method, head.path, head.query, headers, connection.client, api.shelf.current)
+
+
+def _answer_now(talk: Talk, request: Request) -> bool:
+    """Contesta en el acto, y lo cuenta a quien quiera saberlo; si no se puede, no hace nada."""
     api: Any = talk.api
+    reply = None if talk.is_ending else api.answer_now(request)
+    if reply is None:
+        return False
     talk.connection.transport.write(write_reply(request, reply, talk.hall.usual, api.crossing, not talk.head.keeps))
     api.tell(request, reply)
     if not talk.head.keeps:
         _close(talk.connection)
+    return True
 
 
 def _take_long_way(talk: Talk) -> None:
@@ -307,12 +321,47 @@ def _end_turn(talk: Talk) -> None:
         if talk.reading == IDLE:
             talk.deadline = connection.loop.time() + talk.hall.settings.idle
 
+
+def _count_patience(talk: Talk) -> float:
+    """Los segundos que se espera, según en qué punto está."""
+    settings = talk.hall.settings
+    if talk.reading == IDLE:
+        return math.inf if talk.queue else settings.idle
+    return settings.header_seconds if talk.reading == HEAD else settings.body_seconds
+
+
+def _abandon(cycles: Iterable[_Cycle]) -> None:
+    """Ya no hay a quién contestar unas peticiones: que lo sepa quien las esté contestando."""
+    for cycle in cycles:
+        cycle.disconnected = True
+        cycle.message_event.set()
+
+# %% ../../nbs/3_api/23_protocol.ipynb #t028
+class Flow(FlowControl):
+    """Para de leer o de escribir cuando no cabe más, y sabe hasta cuándo se espera a que quepa."""
+
+    def __init__(
+        self,
+        transport: Any,  # por donde se habla
+        loop: asyncio.AbstractEventLoop,  # el bucle
+        seconds: float,  # lo que puede la otra parte no recoger lo que se le contesta
+    ):
+        super().__init__(transport)
+        self.loop, self.seconds, self.stalled = loop, seconds, math.inf
+
+    def pause_writing(self) -> None:
+        """La otra parte no recoge."""
+        super().pause_writing()
+        self.stalled = self.loop.time() + self.seconds
+
+    def resume_writing(self) -> None:
+        """Ya recoge."""
+        super().resume_writing()
+        self.stalled = math.inf
+
 # %% ../../nbs/3_api/23_protocol.ipynb #t030
 class Connection(asyncio.Protocol):
     """Una conexión, con sus plazos."""
-
-    transport: Any = None
-    flow: Any = None  # quién para de leer o de escribir cuando no cabe más
 
     def __init__(
         self,
@@ -320,29 +369,36 @@ class Connection(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,  # el bucle en que vive
     ):
         self.hall, self.loop = hall, loop
-        self.half_closed = False  # si la otra parte ya no va a decir más
-        self.deaf = False  # si ya no escucha
+        self.half_closed = self.deaf = False  # si la otra parte ya no va a decir más; si ya no se escucha
         self.refusal: ApiError | None = None  # lo último que ha de decir, cuando acabe de contestar
-        self.stalled = math.inf  # hasta cuándo puede la otra parte no recoger lo que se le contesta
+        self.transport: Any = None
+        self.flow: Any = None
         self.talk = Talk(self)
         self.parser = RequestParser(self.talk, hall.settings)
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(
+        self,
+        transport: Any,  # por donde se le habla
+    ) -> None:
         """Alguien llama."""
         self.hall.connections.add(self)
-        self.transport, self.flow = transport, FlowControl(transport)
+        self.transport, self.flow = transport, Flow(transport, self.loop, self.hall.settings.idle)
         self.client, self.server = get_remote_addr(transport), get_local_addr(transport)
         self.talk.deadline = self.loop.time() + self.hall.settings.idle
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(
+        self,
+        exc: Exception | None,  # por qué; `None` si por las buenas
+    ) -> None:
         """Ha colgado."""
         self.hall.connections.discard(self)
-        for cycle in self.talk.queue:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        _abandon(self.talk.queue)
         self.flow.resume_writing()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(
+        self,
+        data: bytes,  # lo que llega
+    ) -> None:
         """Llegan unos bytes."""
         if self.deaf:
             return
@@ -351,9 +407,7 @@ class Connection(asyncio.Protocol):
         except ApiError as error:
             _refuse(self, error)
         if self.talk.deadline == 0:
-            settings, reading = self.hall.settings, self.talk.reading
-            seconds = (math.inf if self.talk.queue else settings.idle, settings.header_seconds, settings.body_seconds)[reading]
-            self.talk.deadline = self.loop.time() + seconds
+            self.talk.deadline = self.loop.time() + _count_patience(self.talk)
 
     def eof_received(self) -> bool:
         """La otra parte no va a decir más; si preguntó algo entero, aún espera la respuesta."""
@@ -363,12 +417,10 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """La otra parte no recoge lo que se le contesta."""
         self.flow.pause_writing()
-        self.stalled = self.loop.time() + self.hall.settings.idle
 
     def resume_writing(self) -> None:
         """Ya lo recoge."""
         self.flow.resume_writing()
-        self.stalled = math.inf
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q052
 def _close(connection: Connection) -> None:
@@ -396,9 +448,7 @@ def _refuse(connection: Connection, error: ApiError, patient: bool = True) -> No
     connection.hall.count(error, connection.client)
     connection.deaf, talk.deadline = True, math.inf
     dropped = [cycle for cycle in talk.queue if cycle.more_body or not patient]
-    for cycle in dropped:
-        cycle.disconnected = True
-        cycle.message_event.set()
+    _abandon(dropped)
     if any(cycle.response_started for cycle in dropped):  # a media respuesta no se le puede decir otra cosa
         connection.transport.abort()
         return
@@ -411,7 +461,7 @@ def _refuse(connection: Connection, error: ApiError, patient: bool = True) -> No
 def _expire(connection: Connection, now: float) -> None:
     """Corta si se ha pasado algún plazo."""
     talk, transport = connection.talk, connection.transport
-    if now > connection.stalled:
+    if now > connection.flow.stalled:
         transport.abort()
     elif now > talk.deadline and not connection.flow.read_paused:
         if connection.deaf or (talk.reading == IDLE and transport.get_write_buffer_size()):

@@ -11,6 +11,7 @@ __all__ = ['SHARED', 'Ticker', 'LineLog', 'quote_text', 'AccessLine', 'tell_time
 import logging
 import os
 import select
+import stat
 import time
 from bisect import bisect_left
 from collections import Counter, deque
@@ -43,7 +44,7 @@ class Ticker:
     work: Callable[[], None]  # lo que hace; no ha de lanzar nada
     every: float = 0.25  # segundos entre dos veces
     thread: Thread | None = None  # nace con el primer encargo, en el proceso que lo hace
-    _stopped: Event = field(default_factory=Event)
+    _stopped: Event = field(default_factory=Event)  # si ya se ha dicho basta
 
     def start(self) -> None:
         """Empieza, si no había empezado."""
@@ -66,7 +67,7 @@ class Ticker:
             self.thread.join(seconds)
 
 # %% ../../nbs/3_api/22_telemetry.ipynb #m011
-_ATOMIC = 4096  # bytes que una tubería no mezcla con los de otro proceso (PIPE_BUF)
+_ATOMIC, _LARGE = 4096, 65_536  # bytes que se escriben de una vez: los que una tubería no mezcla con los de otro proceso (PIPE_BUF); en un fichero, más
 
 
 @dataclass
@@ -81,6 +82,7 @@ class LineLog:
 
     def __post_init__(self) -> None:
         self.ticker = Ticker(self.flush)
+        self._piece = _LARGE if stat.S_ISREG(os.fstat(self.descriptor).st_mode) else _ATOMIC
 
     def write(
         self,
@@ -105,7 +107,7 @@ class LineLog:
         with self._lock:
             while self._lines:
                 chunk = bytearray(self._lines.popleft() + b"\n")
-                while self._lines and len(chunk) + len(self._lines[0]) < _ATOMIC:
+                while self._lines and len(chunk) + len(self._lines[0]) < self._piece:
                     chunk += self._lines.popleft() + b"\n"
                 with suppress(OSError):  # nadie escucha ya: no es motivo para dejar de contestar
                     _write_all(self.descriptor, chunk)
@@ -247,6 +249,10 @@ def _build_formatter() -> logging.Formatter:
     return Formatter("%(level)s %(name)s %(message)s")
 
 # %% ../../nbs/3_api/22_telemetry.ipynb #m041a
+_STEPS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # s
+SHARED = "PROMETHEUS_MULTIPROC_DIR"  # la carpeta en que cuentan juntos varios procesos; la lee prometheus-client al importarse
+
+
 def name_route(
     path: str,  # la dirección que se pidió
     method: str,  # el verbo
@@ -287,10 +293,6 @@ def _open_histogram(*args: Any, **about: Any) -> Any:
     return Sums(*args, **about)
 
 # %% ../../nbs/3_api/22_telemetry.ipynb #m041
-_STEPS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # s
-SHARED = "PROMETHEUS_MULTIPROC_DIR"  # la carpeta en que cuentan juntos varios procesos; la lee prometheus-client al importarse
-
-
 class Metrics:
     """El testigo que cuenta."""
 
