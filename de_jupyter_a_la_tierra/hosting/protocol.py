@@ -322,12 +322,16 @@ def _end_turn(talk: Talk) -> None:
             talk.deadline = connection.loop.time() + talk.hall.settings.idle
 
 
-def _count_patience(talk: Talk) -> float:
-    """Los segundos que se espera, según en qué punto está."""
-    settings = talk.hall.settings
-    if talk.reading == IDLE:
-        return math.inf if talk.queue else settings.idle
-    return settings.header_seconds if talk.reading == HEAD else settings.body_seconds
+def _set_deadline(talk: Talk) -> None:
+    """Decide hasta cuándo se espera, si está por decidir, según en qué punto está."""
+    if talk.deadline:
+        return
+    settings, seconds = talk.hall.settings, math.inf
+    if talk.reading != IDLE:
+        seconds = settings.header_seconds if talk.reading == HEAD else settings.body_seconds
+    elif not talk.queue:
+        seconds = settings.idle
+    talk.deadline = talk.connection.loop.time() + seconds
 
 
 def _abandon(cycles: Iterable[_Cycle]) -> None:
@@ -406,8 +410,7 @@ class Connection(asyncio.Protocol):
             self.parser.feed(data)
         except ApiError as error:
             _refuse(self, error)
-        if self.talk.deadline == 0:
-            self.talk.deadline = self.loop.time() + _count_patience(self.talk)
+        _set_deadline(self.talk)
 
     def eof_received(self) -> bool:
         """La otra parte no va a decir más; si preguntó algo entero, aún espera la respuesta."""
