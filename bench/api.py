@@ -2,7 +2,8 @@
 
 Cada servidor corre en su proceso, y quien pregunta, en otro: ocho conexiones que esperan su respuesta antes de volver a
 preguntar. Se mira cuántas contesta por segundo, su percentil 99 y, sobre todo, la CPU que gasta cada petición, que es lo
-que no cambia si la máquina está haciendo otras cosas. El eco lee el cuerpo y lo devuelve, en el mismo uvicorn.
+que no cambia si la máquina está haciendo otras cosas. El eco lee el cuerpo y lo devuelve, en uvicorn; `tierra serve` lleva
+puesto todo: clave, límite de prisa, métricas y registro.
 
     python bench/api.py                                    # el eco y `tierra serve`
     python bench/api.py --peers PYTHON                     # y los demás: FastAPI, BentoML, LitServe, MLflow y Kedro
@@ -31,6 +32,7 @@ import psutil
 
 ROW = {"dma_ash": 1.7, "dma_cals": 76, "dma_carbs": 21, "dma_prot": 50, "ga_moist": 84}
 RECORDS = json.dumps({"dataframe_records": [ROW]}).encode()
+KEY = "clave-de-las-medidas-0123456789"
 SERVE = "import sys; from de_jupyter_a_la_tierra.cli.main import main; sys.argv[0] = 'tierra'; main()"
 
 ECHO = """
@@ -279,12 +281,20 @@ def write_kedro(root: Path, model: Path, trusted: list[str]) -> Path:
 
     (root / "pyproject.toml").write_text(f'[tool.kedro]\npackage_name = "ask"\nproject_name = "ask"\nkedro_init_version = "{version}"\n')
     (root / "src/ask/__init__.py").touch()
-    (root / "src/ask/settings.py").touch()
+    (root / "src/ask/settings.py").write_text('DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow", "kedro_mlflow", "kedro-telemetry")\n')  # solo Kedro
     (root / "src/ask/pipeline_registry.py").write_text(REGISTRY.format(model=str(model), trusted=trusted))
     (root / "conf/base/parameters.yml").write_text("{}\n")
     (root / "conf/base/catalog.yml").write_text("{}\n")
     (root / "conf/base/logging.yml").write_text("version: 1\nroot: {level: ERROR}\n")
     return root
+
+
+def serve_here(model: Path, **about: bytes) -> Peer:
+    """La API como se pone en producción: con clave, límite de prisa, métricas y registro."""
+    return Peer(
+        [sys.executable, "-c", SERVE, "serve", "--model", str(model), "--port", "{port}", "--rate", "1000000/segundo"],
+        headers=f"Authorization: Bearer {KEY}\r\n", environ={"TIERRA_API_KEY": f"medidas:{KEY}"}, **about,
+    )
 
 
 def list_peers(shelf: Path, model: Path, peers: str | None) -> dict[str, Peer]:
@@ -295,7 +305,7 @@ def list_peers(shelf: Path, model: Path, peers: str | None) -> dict[str, Peer]:
     header = f"TRUSTED = {trusted!r}\n"
     found = {
         "eco": Peer([sys.executable, "-c", ECHO, str(model), "{port}"]),
-        "tierra serve": Peer([sys.executable, "-c", SERVE, "serve", "--model", str(model), "--port", "{port}"]),
+        "tierra serve": serve_here(model),
     }
     if peers:
         (shelf / "bento.py").write_text(header + BENTO)
@@ -344,8 +354,7 @@ def batches(model: Path, seconds: float) -> dict[str, float]:
         loaded.run(("predict", "predict_proba"), X)
         rounds += 1
     floor = 1e6 * (time.process_time() - start) / rounds
-    peer = Peer([sys.executable, "-c", SERVE, "serve", "--model", str(model), "--port", "{port}"], body=body)
-    return {"floor_us": floor, "api_us": measure(peer, seconds)["cpu_us"]}
+    return {"floor_us": floor, "api_us": measure(serve_here(model, body=body), seconds)["cpu_us"]}
 
 
 def main() -> None:

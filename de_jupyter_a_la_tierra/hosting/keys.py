@@ -29,7 +29,7 @@ import msgspec
 from ..api.messages import ApiError, Reply, Request
 from ..errors import UsageError, WorkError, explain_os_errors, tell_order
 from ..files import atomic_path
-from .settings import SECRET, ServeSettings
+from .settings import PREFIX, SECRET, ServeSettings
 from ..spanish import suggest
 
 # %% ../../nbs/3_api/21_keys.ipynb #k011
@@ -286,6 +286,8 @@ def open_gate(
     path = root / (settings.keys or DEFAULT_FILE)
     ring = KeyRing(path if settings.keys or path.is_file() else None, read_environment(environ.get(SECRET, "")))
     ring.refresh()
+    if re.fullmatch(r"[^/\\.]{24,}", settings.keys) and not path.is_file():  # sin repetirlo: los errores acaban en un registro
+        raise UsageError(f"{PREFIX}KEYS y --keys dicen en qué fichero están las claves, y lo que pone parece una clave: las claves van en {SECRET}.")
     if settings.keys and not path.is_file():
         raise UsageError(f"No existe el fichero de claves «{path}»: haz una clave con «{tell_order(f'tierra keys add NOMBRE --keys {settings.keys}')}».")
     if ring.known:
