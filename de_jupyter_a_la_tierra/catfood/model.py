@@ -17,7 +17,7 @@ from .columns import CATFOOD, FIGURES
 from ..errors import UsageError
 from ..models.evaluation import cross_validate, draw_confusion, score_predictions
 from ..models.training import build_estimator, examine, fit_estimator, gather_model, hold_out, list_recipes, predict_rows, select_training
-from ..spanish import format_percent
+from ..spanish import format_number, format_percent
 from ..tables.values import require_columns
 
 # %% ../../nbs/2_kedro/31_model.ipynb #c011
@@ -45,7 +45,7 @@ def split_published(
     try:
         return tuple(train_test_split(X, y, test_size=test_size, random_state=random_state, stratify=y))
     except ValueError as error:
-        raise UsageError(f"No se pueden repartir {len(foods)} filas con test_size={test_size}: {error}") from error
+        raise UsageError(f"No se pueden repartir {format_number(len(foods))} filas con test_size={test_size}: {error}") from error
 
 # %% ../../nbs/2_kedro/31_model.ipynb #c018
 def train_model(

@@ -18,6 +18,7 @@ import pandas as pd
 # %% ../../nbs/2_kedro/21_simulate.ipynb #imp2
 from .columns import CATFOOD, FIGURES
 from ..errors import UsageError
+from ..spanish import format_number
 
 # %% ../../nbs/2_kedro/21_simulate.ipynb #c006
 LEVELS = (0.005, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 0.995)
@@ -316,7 +317,7 @@ def simulate_foods(
     Lanza `UsageError` si `n_rows` o `seed` son negativos. Calibrado con CatFoodDB, 2020-03-11.
     """
     if n_rows < 0 or seed < 0:
-        raise UsageError(f"No se pueden simular {n_rows} filas con la semilla {seed}: los dos números van de cero en adelante.")
+        raise UsageError(f"No se pueden simular {format_number(n_rows)} filas con la semilla {seed}: los dos números van de cero en adelante.")
     rng = np.random.default_rng(seed)
     foods = draw_foods(n_rows, rng)
     recipe, wet = foods["recipe"].to_numpy(), foods["wet"].to_numpy()

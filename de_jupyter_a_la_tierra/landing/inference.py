@@ -47,7 +47,7 @@ def infer_task(
     if pd.api.types.is_datetime64_any_dtype(values):
         raise UsageError(f"El objetivo «{name}» es una fecha: se predice una clase o un número. Si quieres el tiempo que falta, calcúlalo en la hoja.")
     if is_text and (n_values > len(values) / 2 or n_values > _FEW_TEXTS and values.value_counts().median() < _ROWS_PER_CLASS):
-        raise UsageError(f"El objetivo «{name}» tiene {n_values} textos distintos en {len(values)} filas: son pocas filas por clase.")
+        raise UsageError(f"El objetivo «{name}» tiene {format_number(n_values)} textos distintos en {format_number(len(values))} filas: son pocas filas por clase.")
     if task == "classification" and not whole:
         raise UsageError(f"El objetivo «{name}» tiene decimales: para clasificar ha de ser un texto o un entero.")
     return task or ("classification" if is_text or (whole and n_values <= MAX_CLASSES) else "regression")
@@ -405,7 +405,7 @@ def _check_rows(goal: Portrait, rows: pd.DataFrame, n_rows: int) -> None:
     if len(rows) and len(bad) <= BAD_SHARE * n_rows:
         return
     first = f" La primera: línea {bad.index[0]}, {bad.iloc[0]}." if len(bad) else ""
-    raise UsageError(f"Filas con un objetivo legible: {len(rows)} de {n_rows}.{first} Corrige «{goal.column.name}» en la hoja, o predice otra columna.")
+    raise UsageError(f"Filas con un objetivo legible: {format_number(len(rows))} de {format_number(n_rows)}.{first} Corrige «{goal.column.name}» en la hoja, o predice otra columna.")
 
 
 def _list_exclusions(columns: Sequence[Column], target: str) -> str:
@@ -421,7 +421,7 @@ def _write_notes(target: pd.Series, task: str) -> Iterator[str]:
         yield f"«{target.name}» se calcula como un número; en la hoja va de {low} a {high}."
         n_values = target.nunique()
         if (target % 1 == 0).all() and n_values <= min(_FEW_TEXTS, len(target) / 2):
-            yield f"«{target.name}» solo tiene {n_values} valores, y son enteros: si son clases y no cantidades, --task classification."
+            yield f"«{target.name}» solo tiene {format_number(n_values)} valores, y son enteros: si son clases y no cantidades, --task classification."
         return
     counts = target.value_counts()
     names = list(map(str, sorted(counts.index)))
@@ -438,7 +438,7 @@ def _write_notes(target: pd.Series, task: str) -> Iterator[str]:
 def _point_out_size(rows: pd.DataFrame, goal: Portrait) -> Iterator[str]:
     """Lo que no se puede creer de una tabla pequeña, y las filas que no dicen qué predecir."""
     if len(rows) < 50:
-        yield f"Solo hay {len(rows)} filas: con tan pocas, la nota del modelo es casi una casualidad. Sirve para probar, no para decidir."
+        yield f"Solo hay {format_number(len(rows))} filas: con tan pocas, la nota del modelo es casi una casualidad. Sirve para probar, no para decidir."
     if goal.n_gaps:
         n_rows = len(goal.values)
         share = format_percent(goal.n_gaps / n_rows)
@@ -459,7 +459,7 @@ def _point_out_rows(table: pd.DataFrame) -> Iterator[str]:
         yield f"La línea {line} es otra cabecera, con las unidades: se ha dejado fuera."
     if lines := find_footer(table):
         last = " · ".join(str(cell) for cell in table.loc[lines[0]] if cell != "")
-        which = "La última fila no parece un dato" if len(lines) == 1 else f"Las últimas {len(lines)} filas no parecen datos"
+        which = "La última fila no parece un dato" if len(lines) == 1 else f"Las últimas {format_number(len(lines))} filas no parecen datos"
         yield f"{which} (línea {lines[0]}: «{last[:60]}»): para dejarlas fuera, --drop-last {len(lines)}."
 
 # %% ../../nbs/7_aterrizar/20_inference.ipynb #c021b

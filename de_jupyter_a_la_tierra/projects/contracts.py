@@ -15,7 +15,7 @@ from kedro.framework.hooks import hook_impl
 
 # %% ../../nbs/4_pruebas/10_contracts.ipynb #c004
 from ..errors import UsageError, WorkError
-from ..spanish import suggest
+from ..spanish import format_number, suggest
 from ..tables.dictionary import Column, describe_range
 
 # %% ../../nbs/4_pruebas/10_contracts.ipynb #c007
@@ -103,7 +103,7 @@ def _describe_cases(cases: Any) -> str:
     if rows.empty:
         return sentence
     n_rows = rows.nunique()
-    where = f"línea {rows.iloc[0]}" if n_rows == 1 else f"{n_rows} filas; la primera, la línea {rows.iloc[0]}"
+    where = f"línea {rows.iloc[0]}" if n_rows == 1 else f"{format_number(n_rows)} filas; la primera, la línea {rows.iloc[0]}"
     found = "" if whole or first["check"] == "not_nullable" else f": «{first['failure_case']}»"
     return f"{sentence} ({where}{found})"
 

@@ -27,6 +27,7 @@ from ..models.artifact import Model, load_model
 from ..projects.session import Session, find_dataset
 from .outputs import Scored, encode_rows
 from .sheets import Part, open_sheet
+from ..spanish import format_number
 from ..tables.csv import Dialect, EXTRA, escape_formulas
 from ..tables.values import BESIDE, find_footer
 
@@ -228,7 +229,7 @@ def score_part(
     scored = results[scorer.recipe.scored]
     if not scored.index.equals(table.index):
         raise WorkError(
-            f"El pipeline leyó {len(table)} filas de «{label}» y devolvió {len(scored)}, o las cambió de sitio: "
+            f"El pipeline leyó {format_number(len(table))} filas de «{label}» y devolvió {format_number(len(scored))}, o las cambió de sitio: "
             "ha de devolver las mismas, en su orden. Revisa sus nodos."
         )
     rows, renamed = set_beside(table[form.columns], scored.drop(columns=EXTRA, errors="ignore"), form.prefix)

@@ -29,6 +29,7 @@ from ..projects.session import Product, Session, read_note
 from .outputs import Checkpoints, CsvOutput, ParquetOutput, Scored, write_header
 from .pipeline import QUARANTINE, Form, Recipe, Scorer, find_nodes, prepare_recipe, score_part, score_remotely
 from .sheets import SUFFIXES, Part, Sheet, list_files, locate, open_sheet, overlap
+from ..spanish import format_number
 from ..tables.csv import Dialect
 from ..tables.header import describe_reading
 from ..tables.values import check_bad_share
@@ -284,12 +285,12 @@ class _Totals:
 def _balance(totals: _Totals) -> str:
     """Las cuentas de un encargo, y lo que conviene mirar en él."""
     n_rows, n_bad, sheets = totals.n_rows, totals.n_bad_rows, totals.sheets.values()
-    sentences = [f"Filas leídas: {n_rows} = {n_rows - n_bad} con respuesta + {n_bad} en cuarentena."]
+    sentences = [f"Filas leídas: {format_number(n_rows)} = {format_number(n_rows - n_bad)} con respuesta + {format_number(n_bad)} en cuarentena."]
     if all(sheet.n_lines for sheet in sheets):
         n_lines, n_header = sum(sheet.n_lines or 0 for sheet in sheets), sum(sheet.n_header for sheet in sheets)
         rest = n_lines - n_header - n_rows
-        others = f" + {rest} vacías o de celdas con saltos" if rest else ""
-        sentences.append(f"Líneas leídas: {n_lines} = {n_header} de cabecera + {n_rows} de filas{others}.")
+        others = f" + {format_number(rest)} vacías o de celdas con saltos" if rest else ""
+        sentences.append(f"Líneas leídas: {format_number(n_lines)} = {format_number(n_header)} de cabecera + {format_number(n_rows)} de filas{others}.")
     for sheet in sheets:
         sentences += [f"«{sheet.path}»: {note}" for note in describe_reading({"skipped": sheet.skipped, "header": sheet.header})]
     for name, ours in totals.renamed.items():

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/2_kedro/11_csv.ipynb #imp2
 from ..errors import UsageError, explain_os_errors
 from ..files import atomic_path
+from ..spanish import format_number
 from .header import EXTRA, find_header, is_header, name_columns, restore_names
 
 # %% ../../nbs/2_kedro/11_csv.ipynb #c008
@@ -594,7 +595,7 @@ def _check_rows(table: "pd.DataFrame", drop_last: int, name: str | Path) -> None
     if table.empty:
         raise UsageError(f"«{name}» solo tiene la cabecera: hace falta al menos una fila.")
     if drop_last >= len(table):
-        raise UsageError(f"«{name}» tiene {len(table)} filas y se quitan las {drop_last} últimas: revisa --drop-last.")
+        raise UsageError(f"«{name}» tiene {format_number(len(table))} filas y se quitan las {drop_last} últimas: revisa --drop-last.")
 
 
 def drop_tail(
