@@ -73,7 +73,7 @@ class TableReader:
         self.reader.check_count(n_rows)
         try:
             typed = [msgspec.convert(columns.get(name, [None] * n_rows), list[kind]) for name, kind in self._kinds.items()]  # type: ignore[valid-type]
-            return self.reader.read_cells(zip(*typed, strict=True))
+            return self.reader.cells.read(zip(*typed, strict=True))
         except (ValueError, msgspec.ValidationError) as error:
             rows = ({name: values[place] for name, values in columns.items()} for place in range(n_rows))
             raise explain_rows(rows, self.reader.info, self.reader.row_type) from error

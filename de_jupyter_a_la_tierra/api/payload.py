@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['build_row_type', 'build_answer_type', 'PayloadError', 'shorten', 'Repeated', 'explain_rows', 'describe_syntax',
-           'one_or_many', 'iterate_rows', 'RowRules', 'PayloadReader']
+           'one_or_many', 'iterate_rows', 'RowRules', 'CellReader', 'PayloadReader']
 
 # %% ../../nbs/3_api/10_payload.ipynb #imp0
 import json
@@ -339,6 +339,39 @@ class RowRules:
         except (ValueError, RecursionError) as error:
             return self.refuse(body, error)
 
+# %% ../../nbs/3_api/10_payload.ipynb #c028c
+class CellReader:
+    """Lee las celdas de unas filas que ya cuadran con su tipo."""
+
+    def __init__(
+        self,
+        fields: Sequence[Field],  # los del modelo, en su orden
+    ):
+        self._read = [None if field.column.kind == "number" else field.read for field in fields]
+        self._is_plain = not any(self._read) and not any(field.optional for field in fields)
+        self._quotes = [2 + field.column.name.count('"') for field in fields]
+        self._n_quotes = sum(self._quotes)
+
+    def read(
+        self,
+        rows: Iterable[Sequence[Any]],  # las filas, como salen de msgspec
+    ) -> list[tuple[Any, ...]]:  # como las quiere el modelo
+        """Lee lo que no son números y pone `None` en los huecos; `ValueError` si algo no puede ser."""
+        if self._is_plain:
+            return rows if isinstance(rows, list) else list(map(tuple, rows))
+        whole = (tuple(None if cell is UNSET else cell for cell in row) if UNSET in row else row for row in rows)
+        return [tuple([read(cell) if read else cell for read, cell in zip(self._read, row, strict=True)]) for row in whole]
+
+    def count_quotes(
+        self,
+        rows: Sequence[tuple[Any, ...]],  # como salen de msgspec
+    ) -> int:  # las que tiene su JSON si no se repite nada ni hay comillas dentro de un texto
+        """Las comillas con que se escriben unas filas."""
+        if self._is_plain:
+            return self._n_quotes * len(rows)
+        lacking = sum(n for row in rows if UNSET in row for n, cell in zip(self._quotes, row, strict=True) if cell is UNSET)
+        return self._n_quotes * len(rows) - lacking + 2 * sum(list(map(type, row)).count(str) for row in rows)
+
 # %% ../../nbs/3_api/10_payload.ipynb #c028z
 class PayloadReader(RowRules):
     """Lee peticiones para un modelo: una fila o una lista de filas."""
@@ -349,10 +382,7 @@ class PayloadReader(RowRules):
         max_rows: int = DEFAULT_LIMITS.max_rows,  # filas que se admiten
     ):
         super().__init__(info, max_rows)
-        self._read = [None if field.column.kind == "number" else field.read for field in self.fields]
-        self._is_plain = not any(self._read) and not any(field.optional for field in self.fields)
-        self._quotes = [2 + name.count('"') for name in self.names]
-        self._n_quotes = sum(self._quotes)
+        self.cells = CellReader(self.fields)
         self._decode = msgspec.json.Decoder(one_or_many(self.row_type)).decode
 
     def read(
@@ -360,8 +390,34 @@ class PayloadReader(RowRules):
         body: bytes,  # el cuerpo de la petición
     ) -> tuple[list[tuple[Any, ...]], bool]:  # las filas, en el orden del modelo (un hueco es `None`); si era una sola
         """Las filas de una petición; `PayloadError` si no es JSON, si son demasiadas o si algo no cuadra con la ficha."""
+        return self.glance(body) or self.examine(body)
+
+    def glance(
+        self,
+        body: bytes,  # el cuerpo de la petición
+    ) -> tuple[list[tuple[Any, ...]], bool] | None:  # ídem; `None` si hay que mirarla despacio
+        """Las filas de una petición en la que se ve enseguida que todo cuadra; `PayloadError` si son demasiadas."""
         if len(body) > 3 * self.max_rows:  # «{},»
             self.check_size(body)
+        try:
+            rows = self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        single = type(rows) is not list
+        many = [_astuple(rows)] if single else [_astuple(row) for row in rows]
+        self.check_count(len(many))
+        if body.count(b'"') != self.cells.count_quotes(many):
+            return None  # un nombre repetido, o comillas dentro de un texto
+        try:
+            return self.cells.read(many), single
+        except ValueError:
+            return None
+
+    def examine(
+        self,
+        body: bytes,  # el cuerpo de la petición
+    ) -> tuple[list[tuple[Any, ...]], bool]:  # ídem
+        """Lo mismo, despacio: las filas o, si no cuadran, `PayloadError` con el porqué."""
         try:
             rows = self._decode(body)
         except msgspec.ValidationError as error:
@@ -370,32 +426,10 @@ class PayloadReader(RowRules):
             if body.startswith(_BOM):  # la marca que ponen delante algunos programas de Windows
                 return self.read(body[3:])
             raise self.refuse(body, error) from error
-        single = type(rows) is not list
-        many = [_astuple(rows)] if single else [_astuple(row) for row in rows]
-        if len(many) > self.max_rows:
-            self.check_count(len(many))
-        expected = self._n_quotes * len(many) if self._is_plain else self.count_quotes(many)
-        if body.count(b'"') != expected and any(isinstance(row, Repeated) for row in iterate_rows(body)):
+        if any(isinstance(row, Repeated) for row in iterate_rows(body)):
             raise self.explain_body(body)
-        if self._is_plain:
-            return many, single
         try:
-            return self.read_cells(many), single
+            many = [_astuple(row) for row in (rows if isinstance(rows, list) else [rows])]
+            return self.cells.read(many), not isinstance(rows, list)
         except ValueError as error:
             raise self.explain_body(body) from error
-
-    def read_cells(
-        self,
-        rows: Iterable[Sequence[Any]],  # las filas, como salen de msgspec
-    ) -> list[tuple[Any, ...]]:  # como las quiere el modelo
-        """Lee lo que no son números y pone `None` en los huecos; `ValueError` si algo no puede ser."""
-        whole = (tuple(None if cell is UNSET else cell for cell in row) if UNSET in row else row for row in rows)
-        return [tuple([read(cell) if read else cell for read, cell in zip(self._read, row, strict=True)]) for row in whole]
-
-    def count_quotes(
-        self,
-        rows: Sequence[tuple[Any, ...]],  # como salen de msgspec
-    ) -> int:  # las que tiene su JSON si no se repite nada ni hay comillas dentro de un texto
-        """Las comillas con que se escriben unas filas."""
-        lacking = sum(n for row in rows if UNSET in row for n, cell in zip(self._quotes, row, strict=True) if cell is UNSET)
-        return self._n_quotes * len(rows) - lacking + 2 * sum(list(map(type, row)).count(str) for row in rows)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Routes', 'QUICK', 'QUICK_BODY', 'ALWAYS', 'Prediction', 'add_details', 'compute_rows', 'write_plain', 'ModelService',
            'measure_pace', 'build_routes', 'Served', 'Shelf', 'FixedShelf', 'serve_model', 'Gate', 'Crossing',
-           'Witness', 'ClientLeft', 'read_body', 'find_route', 'run_apart', 'read_trace', 'open_request', 'is_quick',
-           'explain_failure', 'list_headers', 'wait_answer', 'Api', 'build_app']
+           'Witness', 'ClientLeft', 'read_size', 'read_body', 'find_route', 'run_apart', 'read_trace', 'open_request',
+           'is_quick', 'answer_quickly', 'explain_failure', 'list_headers', 'wait_answer', 'Api', 'build_app']
 
 # %% ../../nbs/3_api/12_server.ipynb #c003
 import asyncio
@@ -32,7 +32,7 @@ from .explanation import Explainer, Explanation
 from .fields import build_example, describe_engine
 from .dialects import build_dialect_routes
 from .formats import answer_rows, build_table_routes
-from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, build_problem, open_body
+from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, Unhurried, build_problem, open_body
 from .openapi import build_openapi
 from .page import CSP, build_page, list_examples
 from .payload import PayloadReader, build_answer_type
@@ -165,14 +165,15 @@ class ModelService:
 # %% ../../nbs/3_api/12_server.ipynb #srv3
 Routes = Mapping[str, Mapping[str, Route]]  # dirección → verbo → quién contesta
 QUICK, QUICK_BODY = 0.001, 131_072  # segundos y bytes hasta los que se contesta sin cambiar de hilo
+_EXPLAINED = 2048  # bytes de una petición que no cuadra y se explica en ese rato
 
 
 def measure_pace(
     service: ModelService,  # quien contesta por un modelo
 ) -> int:  # bytes de petición; -1 si ni una fila
     """Cuánto contesta un modelo en una milésima de segundo, a juzgar por una fila de ejemplo y por cien iguales."""
-    row = msgspec.json.encode(build_example(service.model.info))
     try:
+        row = msgspec.json.encode(build_example(service.model.info))
         one, many = (_time_answer(service, body) for body in (row, b"[%b]" % b",".join([row] * 100)))
     except Exception:  # noqa: BLE001  # una ficha de la que no sale un ejemplo, o un motor que no puede con él: de todo
         return -1
@@ -200,8 +201,11 @@ def build_routes(
         health["notice"] = notice
 
     def score(request: Request) -> Reply:
-        rows, single = service.reader.read(open_body(request, service.limits.max_body))
-        return answer_rows(request, service, rows, single)
+        body = open_body(request, service.limits.max_body)
+        found = service.reader.glance(body)
+        if found is None and request.hurried and len(body) > _EXPLAINED:
+            raise Unhurried
+        return answer_rows(request, service, *(found or service.reader.examine(body)))
 
     def document(content: Any, public: bool = True) -> dict[str, Route]:
         reply = Reply(json.dumps(content, ensure_ascii=False).encode())
@@ -297,15 +301,21 @@ class ClientLeft(Exception):
     """Quien preguntaba ha colgado: ya no hay a quién contestar."""
 
 
+def read_size(
+    headers: Mapping[bytes, bytes],  # en minúsculas
+) -> int:  # bytes; 0 si no lo dicen
+    """Lo que mide un cuerpo, según sus cabeceras; los ceros de delante no cuentan, aunque sean cinco mil."""
+    return int(headers.get(b"content-length", b"").lstrip(b"0") or b"0")
+
+
 async def read_body(
     receive: Any,  # de dónde llegan los trozos, como manda ASGI
-    declared: bytes,  # lo que mide, según la cabecera; vacío si no lo dice
+    size: int,  # lo que mide, según la cabecera
     most: int,  # bytes que se admiten
 ) -> bytes:
     """El cuerpo de una petición; `ApiError` si es demasiado grande."""
     message = await receive()
     body: bytes = message.get("body", b"")
-    size = int(declared or 0)
     while size <= most and message.get("more_body", False):
         message = await receive()
         body += message.get("body", b"")
@@ -395,6 +405,22 @@ def is_quick(
     return len(request.body) <= route.quick and not request.query and b"content-encoding" not in request.headers
 
 
+def answer_quickly(
+    route: Route,  # quién la contesta
+    request: Request,  # la petición, entera
+) -> Reply | None:  # `None` si hay que pensarla
+    """Contesta aquí mismo, si es de las que se contestan enseguida."""
+    if not is_quick(route, request):
+        return None
+    request.hurried = True
+    try:
+        return route.handler(request)
+    except Unhurried:
+        return None
+    finally:
+        request.hurried = False
+
+
 def explain_failure(
     error: Exception,  # lo que se lanzó al contestar
     request: Request,  # la petición
@@ -434,10 +460,8 @@ async def wait_answer(
     if api.gate:
         api.gate.admit(request, route.public)
     if request.method == "POST":
-        request.body = await read_body(receive, request.headers.get(b"content-length", b""), api.limits.max_body)
-    if is_quick(route, request):
-        return route.handler(request)
-    return await run_apart(route, request, api.limits.max_seconds)
+        request.body = await read_body(receive, read_size(request.headers), api.limits.max_body)
+    return answer_quickly(route, request) or await run_apart(route, request, api.limits.max_seconds)
 
 # %% ../../nbs/3_api/12_server.ipynb #srv21
 @dataclass
@@ -473,16 +497,14 @@ class Api:
         self,
         request: Request,  # la petición, entera
     ) -> Reply | None:
-        """Contesta en el acto a una petición entera; `None` si hay que esperar a algo, y entonces no ha hecho nada."""
+        """Contesta en el acto a una petición entera; `None` si hay que esperar a algo, y entonces no ha contestado nada."""
         try:
             if request.method not in ("GET", "POST"):
                 return None
             route = find_route(request, self.routes, request.served)
-            if not is_quick(route, request):
-                return None
-            if self.gate:
+            if self.gate and is_quick(route, request):
                 self.gate.admit(request, route.public)
-            return route.handler(request)
+            return answer_quickly(route, request)
         except Exception as error:  # noqa: BLE001  # ídem
             return explain_failure(error, request)
 

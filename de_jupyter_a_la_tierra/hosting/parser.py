@@ -10,7 +10,7 @@ __all__ = ['MAX_PATH', 'explain_fault', 'rebuild_head', 'Head', 'split_target', 
 import logging
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
 # %% ../../nbs/3_api/23_parser.ipynb #hp04
@@ -144,7 +144,10 @@ class Guest(Protocol):
     ) -> None:
         """Llega un trozo del cuerpo."""
 
-    def on_end(self) -> None:
+    def on_end(
+        self,
+        keeps: bool,  # si tras la respuesta puede venir otra, ahora que se ha visto todo
+    ) -> None:
         """La petición está entera."""
 
 # %% ../../nbs/3_api/23_parser.ipynb #hp35
@@ -156,9 +159,9 @@ class Assembler:
         guest: Guest,  # a quién se le cuenta
         settings: ServeSettings,  # los límites
     ):
-        self.guest, self.settings = guest, settings
-        self.parser: Any = None  # el lector de httptools
-        self.url, self.headers, self.quiet = b"", list[tuple[bytes, bytes]](), 0  # y los bytes que han llegado desde la última noticia
+        self.guest, self.settings, self.parser = guest, settings, cast(Any, None)  # el lector de httptools
+        self.url, self.headers = b"", list[tuple[bytes, bytes]]()
+        self.quiet = self.loose = self.piece = 0  # bytes desde la última noticia: por lo menos y como mucho; y los de este envío
 
     def on_message_begin(self) -> None:
         """Empieza una petición."""
@@ -186,9 +189,9 @@ class Assembler:
 
     def on_headers_complete(self) -> None:
         """Ya están las cabeceras."""
-        if self.quiet > self.settings.max_header_bytes:  # quizá no sean ellas, sino lo que viene detrás en el mismo envío
+        if self.loose > self.settings.max_header_bytes:  # quizá no sean ellas, sino lo que viene en el mismo envío
             check_weight(self.url, self.headers, self.settings)
-        self.quiet = 0
+        self.quiet, self.loose = 0, self.piece
         if not self.parser.should_upgrade():
             headers, self.headers = self.headers, []
             self.guest.on_head(build_head(self.parser, self.url, headers))
@@ -200,14 +203,14 @@ class Assembler:
         body: bytes,  # un trozo
     ) -> None:
         """Llega un trozo del cuerpo."""
-        self.quiet = 0
+        self.quiet, self.loose = 0, self.piece
         self.guest.on_body(body)
 
     def on_message_complete(self) -> None:
         """La petición está entera; si ofrecía cambiar de protocolo, se vuelve a leer sin la oferta."""
         if not self.parser.should_upgrade():
-            self.quiet = 0
-            self.guest.on_end()
+            self.quiet, self.loose = 0, self.piece
+            self.guest.on_end(self.parser.should_keep_alive())
 
 # %% ../../nbs/3_api/23_parser.ipynb #hp36
 class RequestParser:
@@ -227,17 +230,18 @@ class RequestParser:
 
     def feed(
         self,
-        data: bytes,  # lo que acaba de llegar
+        data: bytes | memoryview,  # lo que acaba de llegar
     ) -> None:
         """Lee unos bytes; `ApiError` si no son HTTP o si se pasan de la raya."""
-        self.found.quiet += len(data)
+        found = self.found
+        found.quiet, found.loose, found.piece = found.quiet + len(data), found.loose + len(data), len(data)
         rest: bytes | memoryview | None = data
         try:
             while rest:
                 rest = self._feed(rest)
         except httptools.HttpParserError as error:
             raise explain_fault(error) from error
-        if self.found.quiet > self.settings.max_header_bytes:
+        if found.quiet > self.settings.max_header_bytes:
             raise tell_big(self.settings)
 
     def _feed(self, data: bytes | memoryview) -> memoryview | None:

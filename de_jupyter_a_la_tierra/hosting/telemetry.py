@@ -41,21 +41,30 @@ if TYPE_CHECKING:
 class Ticker:
     """Un hilo que repite un trabajo cada poco, y una vez más al acabar."""
 
-    work: Callable[[], None]  # lo que hace; no ha de lanzar nada
+    work: Callable[[], None]  # lo que hace
     every: float = 0.25  # segundos entre dos veces
     thread: Thread | None = None  # nace con el primer encargo, en el proceso que lo hace
     _stopped: Event = field(default_factory=Event)  # si ya se ha dicho basta
+    _lock: Lock = field(default_factory=Lock)  # de quien lo está empezando
 
     def start(self) -> None:
         """Empieza, si no había empezado."""
         if self.thread is None:
-            self.thread = Thread(target=self._repeat, daemon=True, name="tierra-telemetry")
-            self.thread.start()
+            with self._lock:
+                self.thread = self.thread or Thread(target=self._repeat, daemon=True, name="tierra-telemetry")
+                if not self.thread.is_alive():
+                    self.thread.start()
 
     def _repeat(self) -> None:
         while not self._stopped.wait(self.every):
+            self._work()
+        self._work()
+
+    def _work(self) -> None:
+        try:
             self.work()
-        self.work()
+        except Exception:  # lo que sea: la vez siguiente puede ir bien, y si no, se dice cada vez
+            logging.getLogger("tierra.telemetry").exception("Fallo al contar lo que se sirve")
 
     def close(
         self,
@@ -82,7 +91,9 @@ class LineLog:
 
     def __post_init__(self) -> None:
         self.ticker = Ticker(self.flush)
-        self._piece = _LARGE if stat.S_ISREG(os.fstat(self.descriptor).st_mode) else _ATOMIC
+        self._piece = _ATOMIC
+        with suppress(OSError):  # cerrada: no se escribirá nada
+            self._piece = _LARGE if stat.S_ISREG(os.fstat(self.descriptor).st_mode) else _ATOMIC
 
     def write(
         self,
@@ -330,13 +341,13 @@ class Metrics:
         """Suma lo apuntado."""
         with self._lock:
             tallies: dict[Any, _Tally] = {}
+            if self._seen and (served := self._seen[-1][0][-1]) is not self._served:
+                self._show(served)
             while self._seen:
                 key, seconds, n_rows = self._seen.popleft()
                 tally = tallies.get(key) or tallies.setdefault(key, _Tally())
                 tally.add(seconds, n_rows)
             for (path, method, status, served), tally in tallies.items():
-                if served is not self._served:
-                    self._show(served)
                 route, verb = name_route(path, method, served)
                 self.requests.labels(route, verb, status).inc(tally.count)
                 self.seconds.labels(route).add(tally.steps, tally.seconds)

@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,7 @@ def test_several_processes_count_together(tierra: Callable, home: Path) -> None:
         for number in range(40):
             assert server.ask({"kilos": number % 20}).status_code == 200
         key = "tierra_requests_total", (("method", "POST"), ("route", "/predict_score"), ("status", "200"))
+        time.sleep(0.6)  # lo que tarda cada uno en sumar lo suyo
         assert {read_metrics(server)[key] for _ in range(8)} == {40}
         (victim, *_) = list_workers(server.process.pid)
         subprocess.run(["kill", "-9", str(victim)], check=True)
