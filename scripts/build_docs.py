@@ -113,10 +113,12 @@ def check_sidebar(
     nbs: Path,  # carpeta de los cuadernos
 ) -> None:
     """Comprueba que el índice, que se escribe a mano, nombra cada cuaderno y ninguno que no exista."""
-    listed = set(re.findall(r"href:\s*(\S+\.ipynb)", (nbs / "sidebar.yml").read_text(encoding="utf-8")))
+    index = (nbs / "sidebar.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"href:\s*(\S+\.ipynb)", index))
     found = {p.relative_to(nbs).as_posix() for p in nbs.rglob("*.ipynb")}
     found = {path for path in found if not any(part[0] in "._" for part in path.split("/"))}
     problems = [f"falta {path}" for path in sorted(found - listed)] + [f"sobra {path}" for path in sorted(listed - found)]
+    problems += [f"«{name}» no lleva a ningún sitio" for name in re.findall(r"- text:\s*(.+)\n(?!\s*href:)", index)]
     if problems:
         raise DocsError(f"el índice del sitio, nbs/sidebar.yml, no casa con los cuadernos: {', '.join(problems)}")
 

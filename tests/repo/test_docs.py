@@ -341,6 +341,7 @@ def test_a_command_that_does_not_answer_is_named(small, commands):
     [
         (SIDEBAR.replace("      - href: 2_kedro/00_kedro.ipynb\n", ""), "falta 2_kedro/00_kedro.ipynb"),
         (SIDEBAR + "      - href: 2_kedro/99_nada.ipynb\n", "sobra 2_kedro/99_nada.ipynb"),
+        (SIDEBAR + "      - text: La nada\n      - text: El todo\n        href: index.ipynb\n", "«La nada» no lleva a ningún sitio"),
     ],
 )
 def test_the_sidebar_names_every_notebook_and_no_other(small, commands, sidebar, message):
