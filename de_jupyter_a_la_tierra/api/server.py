@@ -36,7 +36,7 @@ from .messages import DEFAULT_LIMITS, ApiError, Limits, Reply, Request, Route, U
 from .openapi import build_openapi
 from .page import CSP, build_page, list_examples
 from .payload import PayloadReader, build_answer_type
-from ..errors import TierraError
+from ..errors import UsageError
 from ..models.artifact import Model
 from ..spanish import format_number
 
@@ -426,7 +426,7 @@ def explain_failure(
     request: Request,  # la petición
 ) -> Reply:
     """La respuesta a una petición que no ha podido ser; el detalle de lo imprevisto, al registro."""
-    if isinstance(error, TierraError):
+    if isinstance(error, UsageError):
         return build_problem(error if isinstance(error, ApiError) else ApiError(422, str(error)), request.id)
     _LOG.error("Fallo imprevisto", exc_info=error, extra={"event": "fault", "request_id": request.id})
     return build_problem(ApiError(500, "Algo ha fallado dentro del servidor; el detalle está en su registro."), request.id)

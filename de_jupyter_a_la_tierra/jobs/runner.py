@@ -293,6 +293,9 @@ def run_notebook(
     return output
 
 
+_BATCH_ONLY = {"retries", "retry_wait", "retry_asserts", "fail_fast"}
+
+
 def run_job(
     project: Project,  # lo que devolvió `find_project`
     name: str,  # el trabajo, o la ruta de un cuaderno
@@ -303,5 +306,7 @@ def run_job(
     **conditions: Any,  # timeout (s), memory (MiB), engine, kernel y cwd, si hacen falta: los de `Policy`
 ) -> Path:  # el cuaderno ejecutado
     """Busca un trabajo y lo ejecuta; `UsageError` si está mal pedido, `WorkError` si falla: la copia queda en los dos casos."""
+    if ours := _BATCH_ONLY & conditions.keys():
+        raise UsageError(f"«{min(ours)}» es cosa de los lotes, y un trabajo suelto se hace una vez: usa run_batch.")
     notebook = find_notebook(project, name)
     return run_notebook(project, notebook, read_parameters(notebook), values, output, Policy(seed=seed, **conditions), streams)

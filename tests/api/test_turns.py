@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from de_jupyter_a_la_tierra.api.messages import Limits
 from de_jupyter_a_la_tierra.api.server import Api, FixedShelf, ModelService, measure_pace, serve_model
+from de_jupyter_a_la_tierra.errors import WorkError
 from de_jupyter_a_la_tierra.hosting.protocol import MOUTHFUL, STREAK, Connection, Hall, Server
 from de_jupyter_a_la_tierra.hosting.settings import ServeSettings
 from de_jupyter_a_la_tierra.models.artifact import Model, load_model
@@ -237,3 +238,14 @@ def test_a_slow_model_is_never_answered_in_the_loop(model: Model) -> None:
 
     slow = ModelService(replace(model, run=dawdle), "v1")
     assert measure_pace(slow) == -1 < measure_pace(ModelService(model, "v1"))
+
+
+def test_a_fault_of_ours_is_not_blamed_on_who_asks(model: Model) -> None:
+    """Si el motor no puede, es un 500 y queda en el registro; un 422 diría que la petición está mal."""
+    def fail(methods: tuple[str, ...], X: np.ndarray) -> list[np.ndarray]:
+        raise WorkError("El modelo está dañado.")
+
+    with listening(build(replace(model, run=fail))) as server, call(server) as guest:
+        guest.sendall(LAST)
+        heard = hear(guest)
+    assert list_statuses(heard) == [500] and b"est\xc3\xa1 en su registro" in heard
