@@ -109,6 +109,25 @@ def test_two_units_are_not_one_number(cells: list[str], tmp_path: Path) -> None:
     assert study(tmp_path, [cells[0], cells[0].replace("5", "7")] * 35).x.kind == "number"
 
 
+NUMBERED = {
+    "ordinales en inglés": ["1st", "2nd", "3rd"],
+    "ordinales en español": ["1er turno", "2do turno", "3ra línea"],
+    "curso y grupo": ["1º A", "1º B", "2º A", "2º B"],
+    "encuesta": ["1. Soltero", "2. Casado", "3. Viudo", "4. Divorciado"],
+    "escala": ["0 - nunca", "1 - a veces", "2 - siempre"],
+    "casi todo, lo mismo": ["1. Blanca"] * 30 + ["2. Negra"],
+}
+
+
+@pytest.mark.parametrize("case", NUMBERED)
+def test_a_number_that_numbers_measures_nothing(case: str, tmp_path: Path) -> None:
+    """«2. Casado» no es el doble de «1. Soltero», ni «Casado» una unidad: son categorías, y sirven."""
+    cells = (NUMBERED[case] * N)[:N]
+    seen = study(tmp_path, cells)
+    assert (seen.x.kind, seen.x.labels, seen.x.note) == ("category", tuple(sorted(set(cells))), "")
+    assert seen.rows["x"].tolist() == cells and "x" in seen.found.dictionary.features
+
+
 YES_NO = [("sí", "no"), ("Sí", "NO"), ("S", "N"), ("yes", "no"), ("true", "false"), ("TRUE", "FALSE"), ("verdadero", "falso"), ("1", "0")]
 
 
