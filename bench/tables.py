@@ -196,7 +196,14 @@ def compare(folder: Path, entry: dict[str, Any], options: argparse.Namespace) ->
     ours = run_project(folder, entry, options.model, options.keep, not options.only_scores)
     best = max((scores["score"] for way, scores in competent.items() if way != "constant"), default=float("nan"))
     total = read_clean(folder, entry).shape[1] - 1
-    return {"name": entry["name"], "task": entry["task"], "total": total, "ours": ours, "competent": competent, "ratio": ours["score"] / best}
+    return {"name": entry["name"], "task": entry["task"], "total": total, "ours": ours, "competent": competent, "ratio": divide(ours["score"], best)}
+
+
+def divide(ours: float, best: float) -> float:
+    """El cociente de dos notas; si el mejor guion no saca más que nada (un R² negativo), basta con no sacar menos."""
+    if best > 0:
+        return ours / best
+    return float("inf") if ours >= best else float("nan")
 
 
 def show(line: dict[str, Any]) -> None:
