@@ -2,6 +2,7 @@
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -239,6 +240,19 @@ def test_categories_may_be_thousands(tmp_path: Path) -> None:
     assert (len(columns["tienda"].labels), len(columns["distrito"].labels)) == (0, 900)  # dos mil no se apuntan
     assert (columns["clave"].note, columns["opinión"].note) == ("parece un identificador", "es texto libre")
     assert found.dictionary.features == ("tienda", "distrito")
+
+
+def test_a_class_that_is_a_gap_elsewhere_is_told(tmp_path: Path) -> None:
+    """R escribe «NA» donde falta: entre números es un hueco; de clase del objetivo puede serlo, y se dice cómo."""
+    path = tmp_path / "hoja.csv"
+    path.write_text("x,z,y\n" + "".join(f"{'NA' if k % 9 == 0 else k},{k % 7},{('NA', 'a', 'b', 'a')[k % 4]}\n" for k in range(N)))
+    found = study_table(read_table(path), "hoja", "y")
+    assert "«NA» es una clase de «y», y en «x» es un hueco: si aquí también lo es, missing=(\"NA\",) en su columna." in found.notes
+    goal = replace(found.dictionary.select(["y"])[0], missing=("NA",))
+    rows, quarantine = read_rows(read_table(path), [*found.dictionary.columns[:2], goal])
+    assert len(quarantine) == sum(k % 4 == 0 for k in range(N)) and set(rows["y"]) == {"a", "b"}
+    path.write_text("x,z,y\n" + "".join(f"{k},{k % 7},{('NA', 'EU', 'SA')[k % 3]}\n" for k in range(N)))
+    assert "NA" not in "".join(study_table(read_table(path), "hoja", "y").notes[1:])
 
 
 def test_gaps_drop_nothing(tmp_path: Path) -> None:
