@@ -22,28 +22,29 @@ from pathlib import Path
 TIERRA = "from de_jupyter_a_la_tierra.cli.main import main; main()"
 LIMITS = {"peak_mb": 4096, "ratio": 0.4}
 BY_HAND = """
-import json, sys
+import json, re, sys
 from pathlib import Path
 import numpy as np, onnxruntime, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 
 folder, source, target = Path(sys.argv[1]), *sys.argv[2:4]
 columns = {column["name"]: column for column in json.loads((folder / "model.json").read_text())["features"]}
 session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-names = {entry.name: column for entry in session.get_inputs() for column in columns if entry.name == column or entry.name.startswith(column + " · ")}
 start = pa.scalar(np.datetime64("2000-01-01", "us"))
 PARTS = {
     "año": pc.year, "mes": pc.month, "día": pc.day, "día de la semana": lambda dates: pc.day_of_week(dates, count_from_zero=False),
     "días": lambda dates: pc.days_between(start, dates), "hora": pc.hour,
 }
+names = {re.sub(r"\\W", "_", f"{column} · {part}" if part else column): (column, part) for column in columns for part in ("", *PARTS)}
 
 def read(entry, batch):
-    cells, part = batch.column(names[entry.name]), entry.name.removeprefix(names[entry.name]).removeprefix(" · ")
+    column, part = names[entry.name]
+    cells = batch.column(column)
     if entry.type == "tensor(string)":
         return np.array(pc.fill_null(cells, "").to_pylist(), dtype=object)
     if part:
         cells = PARTS[part](cells.cast(pa.timestamp("us")))
-    elif pa.types.is_string(cells.type):
-        cells = pc.equal(cells, columns[names[entry.name]]["labels"][1]).cast(pa.float32())
+    elif pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+        cells = pc.equal(cells, columns[column]["labels"][1]).cast(pa.float32())
     return cells.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
 
 file = pq.ParquetFile(source)

@@ -4,12 +4,14 @@ Las tablas están en una carpeta, con un `manifest.json`: de cada una, su ficher
 `regression`, las opciones que se le pasan a `tierra new` y, si la hoja está escrita a la española, la misma en limpio
 (`clean`), que es la que lee el guion: de leer bien no se libra nadie. De cada tabla se escribe un proyecto, se ejecuta
 entero, y con sus propias funciones se entrena y se examina cinco veces el modelo `auto`: elegir va dentro de cada parte.
+Con pocas filas, la nota depende mucho de cómo caigan en las partes: con `--turns 3` se barajan y se reparten tres veces.
 Al lado, lo que da decir siempre lo mismo y lo que da el guion: `tabular_pipeline` de skrub, si se dice qué Python lo
 tiene, y los árboles de scikit-learn con las categorías como categorías. De los dos, el mejor.
 
     python bench/tables.py CARPETA                            # todas
     python bench/tables.py CARPETA titanic penguins           # algunas
     python bench/tables.py CARPETA --skrub OTRO/bin/python    # con skrub, que este proyecto no necesita
+    python bench/tables.py CARPETA tips --turns 3             # tres veces cinco partes
 """
 import argparse
 import json
@@ -40,13 +42,13 @@ def read_clean(folder: Path, entry: dict[str, Any]) -> pd.DataFrame:
     return rows[rows[entry["target"]].notna()].drop(columns=excluded)
 
 
-def split_rows(y: pd.Series, task: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Las cinco partes, las mismas para todos: posiciones que entrenan y posiciones que examinan."""
+def split_rows(y: pd.Series, task: str, turns: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Las cinco partes, las mismas para todos, cada vez que se baraja: posiciones que entrenan y posiciones que examinan."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     kind = StratifiedKFold if task == "classification" else KFold
     with warnings.catch_warnings(action="ignore"):  # una clase con menos filas que partes
-        return list(kind(PARTS, shuffle=True, random_state=0).split(y, y))
+        return [part for turn in range(turns) for part in kind(PARTS, shuffle=True, random_state=turn).split(y, y)]
 
 
 def score_answers(true: pd.Series, predicted: np.ndarray, task: str) -> dict[str, float]:
@@ -81,12 +83,12 @@ def cap_levels(X: pd.DataFrame, train: np.ndarray) -> pd.DataFrame:
     return capped
 
 
-def run_script(X: pd.DataFrame, y: pd.Series, task: str, way: str) -> dict[str, float]:
+def run_script(X: pd.DataFrame, y: pd.Series, task: str, way: str, turns: int) -> dict[str, float]:
     """Las notas del guion, media de las cinco partes: con skrub (`skrub`) o con los árboles a secas (`trees`)."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     scores = []
-    for train, test in split_rows(y, task):
+    for train, test in split_rows(y, task, turns):
         if way == "skrub":
             from skrub import tabular_pipeline
 
@@ -99,23 +101,23 @@ def run_script(X: pd.DataFrame, y: pd.Series, task: str, way: str) -> dict[str, 
     return {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
 
 
-def run_constant(y: pd.Series, task: str) -> dict[str, float]:
+def run_constant(y: pd.Series, task: str, turns: int) -> dict[str, float]:
     """Las notas de decir siempre la clase más frecuente, o la media."""
     scores = []
-    for train, test in split_rows(y, task):
+    for train, test in split_rows(y, task, turns):
         answer = y.iloc[train].mode()[0] if task == "classification" else y.iloc[train].mean()
         scores.append(score_answers(y.iloc[test], np.repeat(answer, len(test)), task))
     return {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
 
 
-def run_competent(folder: Path, entry: dict[str, Any], way: str) -> dict[str, float]:
+def run_competent(folder: Path, entry: dict[str, Any], way: str, turns: int) -> dict[str, float]:
     """Las notas de quien sabe, y lo que se tarda."""
     rows, start = read_clean(folder, entry), time.perf_counter()
     X, y = rows.drop(columns=entry["target"]), rows[entry["target"]]
     if way == "constant":
-        return run_constant(y, entry["task"])
+        return run_constant(y, entry["task"], turns)
     with warnings.catch_warnings(action="ignore"):
-        score = run_script(X, y, entry["task"], way)
+        score = run_script(X, y, entry["task"], way, turns)
     return {**score, "seconds": round(time.perf_counter() - start, 1)}
 
 
@@ -125,21 +127,21 @@ def ask_child(python: str, arguments: list[str], cwd: Path, timeout: int) -> tup
     return child.returncode, child.stdout, child.stderr
 
 
-def find_competent(folder: Path, entry: dict[str, Any], skrub: str | None) -> dict[str, dict[str, float]]:
+def find_competent(folder: Path, entry: dict[str, Any], skrub: str | None, turns: int) -> dict[str, dict[str, float]]:
     """Las notas de los guiones; se guardan en la carpeta, porque no cambian de una vez a otra."""
-    path = folder / "competent.json"
+    path = folder / ("competent.json" if turns == 1 else f"competent_{turns}.json")
     known = json.loads(path.read_text()) if path.exists() else {}
     scores = known.setdefault(entry["name"], {})
     for way in ["constant", "trees", *(["skrub"] if skrub else [])]:
         if "error" in scores.get(way, {"error": "nunca se ha medido"}):
-            child = [str(Path(__file__).resolve()), str(folder), entry["name"], "--competent", way]
+            child = [str(Path(__file__).resolve()), str(folder), entry["name"], "--competent", way, "--turns", str(turns)]
             code, said, error = ask_child(skrub if way == "skrub" and skrub else sys.executable, child, folder, 3600)
             scores[way] = json.loads(said) if not code else {"score": float("nan"), "error": error[-300:]}
             path.write_text(json.dumps(known, indent=1))
     return scores
 
 
-def score_project(folder: Path, entry: dict[str, Any], model: str) -> dict[str, Any]:
+def score_project(folder: Path, entry: dict[str, Any], model: str, turns: int) -> dict[str, Any]:
     """Dentro del proyecto recién escrito: cinco veces entrenar con sus funciones y examinar lo que no vio."""
     sys.path.insert(0, "")
     [name] = [path.parent.name for path in Path().glob("*/columns.py")]
@@ -152,7 +154,7 @@ def score_project(folder: Path, entry: dict[str, Any], model: str) -> dict[str, 
     clean.index = raw.index.get_indexer(clean.index)  # de la línea del fichero a qué fila es, como en el guion
     y = read_clean(folder, entry)[entry["target"]]
     scores, chosen = [], []
-    for train, test in split_rows(y, entry["task"]):
+    for train, test in split_rows(y, entry["task"], turns):
         train_rows, test_rows = (clean[clean.index.isin(y.index[part])] for part in (train, test))
         fitted = models.train_model(train_rows[features], train_rows[target], {"type": model})
         predicted = models.predict_target(fitted, test_rows[features])
@@ -163,7 +165,7 @@ def score_project(folder: Path, entry: dict[str, Any], model: str) -> dict[str, 
     return {**result, "chosen": chosen, "used": len(features), "unused": unused, "read": len(clean), "rows": len(y)}
 
 
-def run_project(folder: Path, entry: dict[str, Any], model: str, keep: Path | None, whole: bool) -> dict[str, Any]:
+def run_project(folder: Path, entry: dict[str, Any], model: str, keep: Path | None, whole: bool, turns: int = 1) -> dict[str, Any]:
     """Escribe el proyecto, lo ejecuta y lo examina; si algo falla, con sus palabras."""
     with tempfile.TemporaryDirectory() as made:
         place = keep or Path(made)
@@ -182,7 +184,7 @@ def run_project(folder: Path, entry: dict[str, Any], model: str, keep: Path | No
             seconds["run"] = round(time.perf_counter() - start, 1)
             failed = {"run_error": (error or said).strip()[-600:]} if code else {}
         start = time.perf_counter()
-        child = [str(Path(__file__).resolve()), str(folder), entry["name"], "--project", model]
+        child = [str(Path(__file__).resolve()), str(folder), entry["name"], "--project", model, "--turns", str(turns)]
         code, said, error = ask_child(sys.executable, child, project, 7200)
         seconds["score"] = round(time.perf_counter() - start, 1)
         if code:
@@ -192,11 +194,18 @@ def run_project(folder: Path, entry: dict[str, Any], model: str, keep: Path | No
 
 def compare(folder: Path, entry: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Una línea de la tabla."""
-    competent = find_competent(folder, entry, options.skrub)
-    ours = run_project(folder, entry, options.model, options.keep, not options.only_scores)
+    competent = find_competent(folder, entry, options.skrub, options.turns)
+    ours = run_project(folder, entry, options.model, options.keep, not options.only_scores, options.turns)
     best = max((scores["score"] for way, scores in competent.items() if way != "constant"), default=float("nan"))
     total = read_clean(folder, entry).shape[1] - 1
-    return {"name": entry["name"], "task": entry["task"], "total": total, "ours": ours, "competent": competent, "ratio": ours["score"] / best}
+    return {"name": entry["name"], "task": entry["task"], "total": total, "ours": ours, "competent": competent, "ratio": divide(ours["score"], best)}
+
+
+def divide(ours: float, best: float) -> float:
+    """El cociente de dos notas; si el mejor guion no saca más que nada (un R² negativo), basta con no sacar menos."""
+    if best > 0:
+        return ours / best
+    return float("inf") if ours >= best else float("nan")
 
 
 def show(line: dict[str, Any]) -> None:
@@ -219,6 +228,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="Cuáles; sin decirlo, todas.")
     parser.add_argument("--skrub", help="Un Python que tenga skrub.")
     parser.add_argument("--model", default="auto", help="El modelo del proyecto.")
+    parser.add_argument("--turns", type=int, default=1, help="Cuántas veces se barajan las filas y se reparten en cinco partes.")
     parser.add_argument("--keep", type=Path, help="Una carpeta en la que dejar los proyectos.")
     parser.add_argument("--only-scores", action="store_true", help="Sin ejecutar cada proyecto entero.")
     parser.add_argument("--only-competent", action="store_true", help="Solo los guiones.")
@@ -230,12 +240,12 @@ def main() -> None:
     folder = options.folder.resolve()
     entries = [entry for entry in json.loads((folder / "manifest.json").read_text()) if entry["name"] in options.names or not options.names]
     if options.competent:
-        return print(json.dumps(run_competent(folder, entries[0], options.competent)))
+        return print(json.dumps(run_competent(folder, entries[0], options.competent, options.turns)))
     if options.project:
-        return print(json.dumps(score_project(folder, entries[0], options.project), ensure_ascii=False))
+        return print(json.dumps(score_project(folder, entries[0], options.project, options.turns), ensure_ascii=False))
     if options.only_competent:
         for entry in entries:
-            print(entry["name"], find_competent(folder, entry, options.skrub), flush=True)
+            print(entry["name"], find_competent(folder, entry, options.skrub, options.turns), flush=True)
         return None
     print(f"{'tabla':<18}{'columnas':>9}{'filas leídas':>15}{'tierra':>9}{'exact.':>9}{'const.':>9}{'árboles':>9}{'skrub':>9}{'cociente':>9}")
     lines = []

@@ -365,7 +365,7 @@ def _decide(table: pd.DataFrame, portraits: dict[str, Portrait], choices: Choice
         raise UsageError(f"No hay con qué predecir «{target}»: ninguna otra columna de la hoja sirve. {why}".strip())
     dictionary = Dictionary(choices.name, tuple(columns), target, features)
     gaps = {name: portrait.n_gaps for name, portrait in portraits.items()}
-    notes = [*_write_notes(rows[target], task), *_point_out_size(rows, goal), *(r for name in [*features, target] for r in portraits[name].remarks)]
+    notes = [*_write_notes(rows[target], task), *_point_out_blank(portraits, goal.column), *_point_out_size(rows, goal), *(r for name in [*features, target] for r in portraits[name].remarks)]
     notes += [*_point_out_bad(table, portraits, bad, target), *_point_out_twins(table)]
     notes += [
         f"«{copy}» dice por sí sola «{target}»: ¿es una copia, o algo que se sabe después? Para dejarla fuera, --exclude {quote_option(copy)}."
@@ -433,6 +433,14 @@ def _write_notes(target: pd.Series, task: str) -> Iterator[str]:
         yield f"La clase «{counts.index[-1]}» solo tiene {counts.iloc[-1]} filas{more}: pocas para aprenderla y para examinarla."
     elif counts.iloc[0] > 0.8 * counts.sum():
         yield f"Casi todo es «{counts.index[0]}» ({format_percent(counts.iloc[0] / counts.sum())}): acertar mucho no dice nada; mira las medidas por clase."
+
+
+def _point_out_blank(portraits: Mapping[str, Portrait], goal: Column) -> Iterator[str]:
+    """Una clase que en otra columna de la hoja quiere decir que no hay dato."""
+    blank = {word: name for name, portrait in portraits.items() if name != goal.name for word in portrait.column.missing}
+    for label in goal.labels:
+        if label in blank:
+            yield f"«{label}» es una clase de «{goal.name}», y en «{blank[label]}» es un hueco: si aquí también lo es, missing=(\"{label}\",) en su columna."
 
 
 def _point_out_size(rows: pd.DataFrame, goal: Portrait) -> Iterator[str]:

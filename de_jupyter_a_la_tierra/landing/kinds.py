@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BAD_SHARE', 'MAX_LABELS', 'UNITS', 'IDENTIFIER', 'CONSTANT', 'VACANT', 'FREE_TEXT', 'RARE', 'Cells', 'count_cells',
-           'find_gap_words', 'has_digits', 'find_wrapper', 'suggest_limits', 'is_code', 'Portrait', 'find_sentinels',
-           'portray_words', 'portray_column', 'infer_column']
+           'find_gap_words', 'has_digits', 'find_wrapper', 'suggest_limits', 'is_code', 'is_numbered', 'Portrait',
+           'find_sentinels', 'portray_words', 'portray_column', 'infer_column']
 
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #imp0
 import math
@@ -195,6 +195,24 @@ def is_code(
         or share(r"[6-9][0-9]{2} [0-9]{3} [0-9]{3}") > 1 - BAD_SHARE
     )
 
+# %% ../../nbs/7_aterrizar/19_kinds.ipynb #numd1
+MAX_LABELS = 1000  # con más categorías distintas, no se apunta cuáles son
+_NUMBERED = re.compile(r"([0-9]{1,3})(?![0-9]|[.,][0-9])(.*)", re.S)
+_ORDINAL = re.compile(r"\.?(?:(?:st|nd|rd|th|er|[rdtmvn][oa])(?![^\W\d_])|[ºª](?![CFcf]\b))", re.I)
+
+
+def is_numbered(
+    distinct: np.ndarray,  # (k,) los textos de una columna
+) -> bool:
+    """Si sus números no miden: numeran lo que llevan detrás, que no es una unidad."""
+    found = [_NUMBERED.fullmatch(cell) for cell in distinct[: MAX_LABELS + 1]]
+    cells = [(int(cell[1]), cell[2].rstrip()) for cell in found if cell]
+    if len(cells) < max(2, len(distinct)) or len({tail for _, tail in cells}) < 2:
+        return False
+    numbers = {number for number, _ in cells}
+    in_order = len(numbers) == len(cells) and max(numbers) <= 2 * len(cells)
+    return in_order or all(_ORDINAL.match(tail) for _, tail in cells)
+
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #port1
 @dataclass(frozen=True)
 class Portrait:
@@ -357,7 +375,7 @@ def _portray_number(cells: Cells, gaps: np.ndarray, decimal: str, plain: bool = 
     if plain or has_digits(known, counts) < 1 / 3:
         return None
     prefix, suffix, units = find_wrapper(known, counts)
-    if units or is_code(known, counts):
+    if units or is_code(known, counts) or suffix and is_numbered(known):
         return None
     meaning, unit = _name_unit(cells.name, prefix, suffix)
     draft = Column(name=cells.name, meaning=meaning, unit=unit, prefix=prefix, suffix=suffix, required=False)
@@ -423,7 +441,6 @@ def _tell_sentinels(name: str, values: np.ndarray, counts: np.ndarray) -> list[s
     ]
 
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #word1
-MAX_LABELS = 1000  # con más categorías distintas, no se apunta cuáles son
 UNITS, IDENTIFIER, CONSTANT, VACANT, FREE_TEXT, RARE = (
     "mezcla unidades", "parece un identificador", "no cambia nunca", "está vacía", "es texto libre", "apenas se repite"
 )
@@ -458,7 +475,7 @@ def portray_words(
     if len(words):
         note = _judge_words(words, counts, len(text))
         likely = note in ("", RARE, IDENTIFIER) and has_digits(words, counts) > 1 - BAD_SHARE
-        units = find_wrapper(words, counts)[2] if likely else []
+        units = find_wrapper(words, counts)[2] if likely and not is_numbered(words) else []
         note = f"{UNITS} («{'», «'.join(units[:3])}»)" if units else note
         labels = tuple(sorted(map(str, words))) if not note and len(words) <= MAX_LABELS else ()
         column = replace(column, kind="text" if note else "category", note=note, labels=labels, missing=missing)

@@ -109,6 +109,13 @@ def test_predict_answers_in_the_dialect_of_the_sheet(project: Path, tierra: Tier
     assert np.array_equal(after["score"].to_numpy(), expected)
 
 
+def test_predicting_loads_no_scikit_learn(project: Path) -> None:
+    """El modelo guardado se basta: abrir los pipelines de un proyecto no trae lo que solo hace falta para entrenar."""
+    code = f"import sys, {project.name}.pipelines; print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_the_package_is_what_nbdev_exports(project: Path) -> None:
     before = {path: path.read_text(encoding="utf-8") for path in project.glob(f"{project.name}/*.py")}
     done = subprocess.run([BIN / "nbdev_export"], cwd=project, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,6 +108,25 @@ def test_two_units_are_not_one_number(cells: list[str], tmp_path: Path) -> None:
     seen = study(tmp_path, (cells * N)[:N])
     assert seen.x.kind == "text" and seen.x.note.startswith("mezcla unidades («") and "x" not in seen.found.dictionary.features
     assert study(tmp_path, [cells[0], cells[0].replace("5", "7")] * 35).x.kind == "number"
+
+
+NUMBERED = {
+    "ordinales en inglés": ["1st", "2nd", "3rd"],
+    "ordinales en español": ["1er turno", "2do turno", "3ra línea"],
+    "curso y grupo": ["1º A", "1º B", "2º A", "2º B"],
+    "encuesta": ["1. Soltero", "2. Casado", "3. Viudo", "4. Divorciado"],
+    "escala": ["0 - nunca", "1 - a veces", "2 - siempre"],
+    "casi todo, lo mismo": ["1. Blanca"] * 30 + ["2. Negra"],
+}
+
+
+@pytest.mark.parametrize("case", NUMBERED)
+def test_a_number_that_numbers_measures_nothing(case: str, tmp_path: Path) -> None:
+    """«2. Casado» no es el doble de «1. Soltero», ni «Casado» una unidad: son categorías, y sirven."""
+    cells = (NUMBERED[case] * N)[:N]
+    seen = study(tmp_path, cells)
+    assert (seen.x.kind, seen.x.labels, seen.x.note) == ("category", tuple(sorted(set(cells))), "")
+    assert seen.rows["x"].tolist() == cells and "x" in seen.found.dictionary.features
 
 
 YES_NO = [("sí", "no"), ("Sí", "NO"), ("S", "N"), ("yes", "no"), ("true", "false"), ("TRUE", "FALSE"), ("verdadero", "falso"), ("1", "0")]
@@ -220,6 +240,19 @@ def test_categories_may_be_thousands(tmp_path: Path) -> None:
     assert (len(columns["tienda"].labels), len(columns["distrito"].labels)) == (0, 900)  # dos mil no se apuntan
     assert (columns["clave"].note, columns["opinión"].note) == ("parece un identificador", "es texto libre")
     assert found.dictionary.features == ("tienda", "distrito")
+
+
+def test_a_class_that_is_a_gap_elsewhere_is_told(tmp_path: Path) -> None:
+    """R escribe «NA» donde falta: entre números es un hueco; de clase del objetivo puede serlo, y se dice cómo."""
+    path = tmp_path / "hoja.csv"
+    path.write_text("x,z,y\n" + "".join(f"{'NA' if k % 9 == 0 else k},{k % 7},{('NA', 'a', 'b', 'a')[k % 4]}\n" for k in range(N)))
+    found = study_table(read_table(path), "hoja", "y")
+    assert "«NA» es una clase de «y», y en «x» es un hueco: si aquí también lo es, missing=(\"NA\",) en su columna." in found.notes
+    goal = replace(found.dictionary.select(["y"])[0], missing=("NA",))
+    rows, quarantine = read_rows(read_table(path), [*found.dictionary.columns[:2], goal])
+    assert len(quarantine) == sum(k % 4 == 0 for k in range(N)) and set(rows["y"]) == {"a", "b"}
+    path.write_text("x,z,y\n" + "".join(f"{k},{k % 7},{('NA', 'EU', 'SA')[k % 3]}\n" for k in range(N)))
+    assert "NA" not in "".join(study_table(read_table(path), "hoja", "y").notes[1:])
 
 
 def test_gaps_drop_nothing(tmp_path: Path) -> None:
