@@ -36,6 +36,7 @@ class Request(msgspec.Struct):
     rows: Sequence[Sequence[Any]] = ()  # las filas que pide predecir: las apunta quien las lee
     prediction: Any = None  # lo que se le ha contestado, como lo da el modelo
     start: float = 0.0  # cuándo llegó, según `time.perf_counter`
+    admitted: bool = False  # si el portero ya la ha dejado pasar
     hurried: bool = False  # si quien la contesta no puede pararse a pensar
     served: Any = None  # lo que había en el mostrador cuando llegó: con eso se contesta, pase lo que pase después
 

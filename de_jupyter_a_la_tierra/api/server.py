@@ -457,7 +457,7 @@ async def wait_answer(
     route = find_route(request, api.routes, request.served)
     if api.active > api.limits.max_active:
         raise ApiError(503, "Se están contestando demasiadas peticiones a la vez: vuelve en un segundo.", headers=[(b"retry-after", b"1")])
-    if api.gate:
+    if api.gate and not request.admitted:
         api.gate.admit(request, route.public)
     if request.method == "POST":
         request.body = await read_body(receive, read_size(request.headers), api.limits.max_body)
@@ -478,7 +478,9 @@ class Api:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Contesta una petición, como manda ASGI."""
-        request = open_request(scope["method"], scope["path"], scope["query_string"], dict(scope["headers"]), scope["client"], self.shelf.current)
+        request = scope.get("state", {}).get("request") or open_request(  # quizá ya se quiso contestar en el acto
+            scope["method"], scope["path"], scope["query_string"], dict(scope["headers"]), scope["client"], self.shelf.current,
+        )
         self.active += 1
         try:
             reply = await wait_answer(self, request, receive)
@@ -504,6 +506,7 @@ class Api:
             route = find_route(request, self.routes, request.served)
             if self.gate and is_quick(route, request):
                 self.gate.admit(request, route.public)
+                request.admitted = True
             return answer_quickly(route, request)
         except Exception as error:  # noqa: BLE001  # ídem
             return explain_failure(error, request)
@@ -515,11 +518,11 @@ class Api:
     ) -> None:
         """Cuenta a los testigos una respuesta ya dada."""
         seconds = time.perf_counter() - request.start
-        try:
-            for witness in self.witnesses:
+        for witness in self.witnesses:
+            try:
                 witness.observe(request, reply, seconds, request.served)
-        except Exception:  # noqa: BLE001  # ya está contestada: que un testigo falle no es cosa de quien pregunta
-            _LOG.exception("Fallo al contar una respuesta", extra={"event": "fault", "request_id": request.id})
+            except Exception:  # noqa: BLE001  # ya está contestada: que un testigo falle no es cosa de quien pregunta, ni de los demás
+                _LOG.exception("Fallo al contar una respuesta", extra={"event": "fault", "request_id": request.id})
 
 # %% ../../nbs/3_api/12_server.ipynb #c020
 def build_app(

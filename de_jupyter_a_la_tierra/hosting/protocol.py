@@ -195,7 +195,7 @@ class Talk:
     ):
         self.connection, self.hall = connection, connection.hall
         self.api = self.hall.app if isinstance(self.hall.app, Api) else None  # quien sabe contestar en el acto
-        self.most = min(QUICK_BODY, self.api.limits.max_body) if self.api else 0  # bytes de cuerpo, como mucho, y
+        self.most = min(QUICK_BODY, self.api.limits.max_body) if self.api else 0  # con cuerpos de estos bytes, como mucho
         self.streak = 0  # cuántas se han contestado así, seguidas
         self.reading, self.deadline = IDLE, 0.0  # en qué punto está y hasta cuándo puede estar; 0, por decidir
         self.queue: deque[_Cycle] = deque()  # las que esperan respuesta; la primera es la que se está contestando
@@ -283,7 +283,7 @@ def _take_long_way(talk: Talk) -> None:
     scope: Any = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": head.version, "method": head.method, "scheme": "http",
         "path": head.path, "raw_path": head.raw_path, "root_path": "", "query_string": head.query, "headers": head.headers,
-        "client": connection.client, "server": connection.server, "state": {},
+        "client": connection.client, "server": connection.server, "state": {"request": held} if held else {},
     }
     expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in head.headers)
     talk.cycle = cycle = _Cycle(

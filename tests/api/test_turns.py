@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from de_jupyter_a_la_tierra.api.messages import Limits
 from de_jupyter_a_la_tierra.api.server import Api, FixedShelf, ModelService, measure_pace, serve_model
 from de_jupyter_a_la_tierra.errors import WorkError
+from de_jupyter_a_la_tierra.hosting.keys import Gatekeeper, read_rate
 from de_jupyter_a_la_tierra.hosting.protocol import MOUTHFUL, STREAK, Connection, Hall, Server
 from de_jupyter_a_la_tierra.hosting.settings import ServeSettings
 from de_jupyter_a_la_tierra.models.artifact import Model, load_model
@@ -249,3 +250,17 @@ def test_a_fault_of_ours_is_not_blamed_on_who_asks(model: Model) -> None:
         guest.sendall(LAST)
         heard = hear(guest)
     assert list_statuses(heard) == [500] and b"est\xc3\xa1 en su registro" in heard
+
+
+def test_a_request_that_goes_the_long_way_is_admitted_once(model: Model) -> None:
+    """La que no se pudo contestar en el acto no gasta dos fichas del límite de prisa."""
+    api = build(model)
+    api.gate = Gatekeeper(None, read_rate("3/hora"))
+    rows = b"[" + b",".join([ROW] * 999) + b", {}]"
+    asked = ASK.replace(b"Content-Length: 12", b"Content-Length: %d" % len(rows)).replace(ROW, rows)
+    with listening(api) as server, call(server) as guest:
+        statuses = []
+        for _ in range(4):
+            guest.sendall(asked)
+            statuses += list_statuses(guest.recv(1 << 20))
+    assert statuses == [422, 422, 422, 429]
