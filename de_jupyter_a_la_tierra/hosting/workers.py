@@ -63,8 +63,12 @@ def open_socket(
 @contextmanager
 def catching_stops(
     stop: Callable[[bool], None],  # a quién avisar; `True` es que insisten
+    rope: socket.socket | None = None,  # de dónde tirar en cuanto llega la señal: un extremo de un `socketpair`
 ) -> Iterator[None]:
     """Avisa de SIGTERM y de Ctrl-C mientras dura el bloque; fuera del hilo principal no se puede, y no lo hace."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     first: list[float] = []
 
     def hear(*_: object) -> None:
@@ -75,13 +79,16 @@ def catching_stops(
             stop(True)
 
     heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
-    mine = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, hear) for number in heard if mine}
+    if rope:
+        rope.setblocking(False)  # una señal no puede quedarse esperando
+    before_rope = signal.set_wakeup_fd(rope.fileno() if rope else -1, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, hear) for number in heard}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(before_rope)
 
 # %% ../../nbs/3_api/24_workers.ipynb #w031
 @dataclass(frozen=True)
@@ -281,15 +288,15 @@ class Supervisor:
     ) -> None:
         """Le dice que pare; si se insiste, sin esperar a nadie. Vale desde otro hilo y desde una señal."""
         self.stopping, self.forced = True, insist
-        self.rope.send(b".")
+        with suppress(BlockingIOError):  # no cabe otro toque: ya está sonando
+            self.rope.send(b".")
 
     def spawn(self) -> None:
         """Arranca a los que sea hora de arrancar."""
         now = time.monotonic()
         for _ in [due for due in self.due if due <= now]:
             free = min(set(range(self.count)) - {worker.slot for worker in self.workers})
-            worker = Worker(self.listener, self.assignment, self.scale, free, self.program)
-            self.workers.append(worker)
+            self.workers.append(worker := Worker(self.listener, self.assignment, self.scale, free, self.program))
             self.selector.register(worker.channel, selectors.EVENT_READ, worker)
         self.due = [due for due in self.due if due > now]
 
@@ -375,7 +382,7 @@ def supervise(
 ) -> None:
     """Cuida de los trabajadores hasta que le dicen que pare; `TierraError` si no pueden arrancar, o si al parar le meten prisa."""
     try:
-        with catching_stops(supervisor.ring):
+        with catching_stops(supervisor.ring, supervisor.rope):
             _tend(supervisor, announce)
             _end(supervisor)
     finally:

@@ -246,6 +246,9 @@ def _finish(batch: _Batch, record: JobRecord, future: Future[JobOutcome]) -> Job
     return batch.ledger.update(record, status=status, error=reason, **facts)
 
 # %% ../../nbs/6_trabajos/37_batch.ipynb #lop1
+_LONGEST = 1.0  # segundos que se espera de una vez
+
+
 def _run(batch: _Batch, records: list[JobRecord], progress: Callable[[JobRecord], object]) -> None:
     """Hace unos trabajos, los repite si fallan y hay que repetirlos, y cuenta cómo va cada uno."""
     queue, tries = deque(records), Counter[str]()
@@ -259,10 +262,10 @@ def _run(batch: _Batch, records: list[JobRecord], progress: Callable[[JobRecord]
             record, future = _start(batch, queue.popleft())
             pending[future] = record
             progress(record)
-        pause = max(0.0, min(moment for _, moment in later.values()) - time.monotonic()) if later else None
+        pause = max(0.0, min([_LONGEST, *(moment - time.monotonic() for _, moment in later.values())]))
         if not pending:
             with batch.work.interruptible():
-                time.sleep(pause or 0)
+                time.sleep(pause)
             continue
         with batch.work.interruptible():
             finished = wait(pending, pause, FIRST_COMPLETED).done

@@ -159,6 +159,37 @@ def list_workers(pid: int) -> list[int]:
     return [int(child) for child in children if b"workers" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
+LATE = """
+import signal, threading
+from de_jupyter_a_la_tierra.hosting.workers import Supervisor, open_socket, supervise
+
+def announce():
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    print("en marcha", flush=True)
+
+worker = "import signal, socket, sys; boss = socket.socket(fileno=int(sys.argv[2])); boss.send(b'{}'); signal.pause()"
+supervise(Supervisor(open_socket(port=0), b"{}", 1, worker), announce)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_stop_that_comes_too_soon(tierra: Callable) -> None:
+    """La orden de parar vale aunque llegue justo antes de ponerse a esperar.
+
+    Ese instante es cuestión de suerte. Aquí la oye otro hilo, que viene a ser lo mismo: a quien espera no le despierta nadie.
+    """
+    command = [tierra.path.with_name("python"), "-c", LATE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as order:
+        try:
+            assert order.stdout.readline() == "en marcha\n", order.stderr.read()
+            time.sleep(0.5)  # que ya esté esperando
+            order.terminate()
+            assert order.wait(20) == 0, order.stderr.read()
+        finally:
+            order.kill()
+
+
 # --- Registro ----------------------------------------------------------------------------------------------------
 
 

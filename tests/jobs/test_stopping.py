@@ -4,6 +4,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -160,6 +161,36 @@ def test_a_signal_stops_an_order(folder, tierra, number, name):
     assert list((folder / "tmp").iterdir()) == []
     runs = list_runs(folder)
     assert "RUNNING" not in runs and "FINISHED" not in runs
+
+
+LATE = """
+import os, signal, sys, threading
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+from de_jupyter_a_la_tierra.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_that_wakes_nobody(folder, tierra):
+    """Si la señal llega justo antes de ponerse a esperar, nadie despierta; el lote se entera igual, y pronto.
+
+    Ese instante es cuestión de suerte: aquí la oye un hilo que no es el que espera, que viene a ser lo mismo.
+    """
+    args = [tierra.path.with_name("python"), "-c", LATE, *ORDERS["batch"][0][:-4], "--out", "tarde", "--workers", "2"]
+    with subprocess.Popen(args, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as order:
+        try:
+            wait_until(order, lambda: (folder / "begun-1").exists() and (folder / "begun-2").exists())
+            time.sleep(1)  # que ya esté esperando
+            order.terminate()
+            said = order.stderr.read()
+            assert order.wait(20) == 143 and "la misma orden sigue por donde iba" in said, said
+        finally:
+            order.kill()
+            for number in (1, 2):
+                (folder / f"begun-{number}").unlink(missing_ok=True)
 
 
 def test_what_a_batch_did_not_finish_is_pending(folder):
