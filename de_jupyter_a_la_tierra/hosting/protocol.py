@@ -276,7 +276,7 @@ def _answer_now(talk: Talk, request: Request) -> bool:
         _close(talk.connection)
     return True
 
-
+# %% ../../nbs/3_api/23_protocol.ipynb #t020c
 def _take_long_way(talk: Talk) -> None:
     """Monta un ciclo para la petición que está llegando, y lo pone en marcha o a la cola."""
     connection, head, held = talk.connection, talk.head, talk.held
@@ -339,7 +339,7 @@ def _end_turn(talk: Talk) -> None:
         _read_on(connection)
     return None
 
-
+# %% ../../nbs/3_api/23_protocol.ipynb #t020e
 def _set_deadline(talk: Talk) -> None:
     """Decide hasta cuándo se espera, si está por decidir, según en qué punto está."""
     if talk.deadline:
@@ -351,7 +351,7 @@ def _set_deadline(talk: Talk) -> None:
         seconds = settings.idle
     talk.deadline = talk.connection.loop.time() + seconds
 
-
+# %% ../../nbs/3_api/23_protocol.ipynb #t020h
 def _abandon(cycles: Iterable[_Cycle]) -> None:
     """Ya no hay a quién contestar unas peticiones: que lo sepa quien las esté contestando."""
     for cycle in cycles:

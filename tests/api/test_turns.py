@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from small import freeze_double
 
 from de_jupyter_a_la_tierra.api.messages import Limits
 from de_jupyter_a_la_tierra.api.server import Api, FixedShelf, ModelService, measure_pace, serve_model
@@ -22,8 +22,6 @@ from de_jupyter_a_la_tierra.hosting.keys import Gatekeeper, read_rate
 from de_jupyter_a_la_tierra.hosting.protocol import MOUTHFUL, STREAK, Connection, Hall, Server
 from de_jupyter_a_la_tierra.hosting.settings import ServeSettings
 from de_jupyter_a_la_tierra.models.artifact import Model, load_model
-from de_jupyter_a_la_tierra.models.freezing import freeze_model
-from de_jupyter_a_la_tierra.tables.dictionary import Column
 
 ROW = b'{"kilos": 4}'
 ASK = b"POST /predict_score HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n" + ROW
@@ -35,14 +33,7 @@ BIG = b"z" * 4_000_000
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Un modelo pequeño, de los que contestan en el acto."""
-    folder = tmp_path_factory.mktemp("turns") / "racion"
-    X = np.arange(40, dtype="float32").reshape(-1, 1)
-    freeze_model(
-        LogisticRegression().fit(X, (X[:, 0] > 12).astype(int)), folder, X_train=X, X_evaluation=X, metrics={}, name="ración",
-        features=[Column(name="kilos", meaning="Peso del gato", unit="kg", minimum=0, maximum=40)],
-        target=Column(name="doble", meaning="Si le toca ración doble"), data={"origin": "own"},
-    )
-    return load_model(folder)
+    return load_model(freeze_double(tmp_path_factory.mktemp("turns") / "racion"))
 
 
 def build(model: Model, **limits: int) -> Api:

@@ -24,10 +24,7 @@ import pandas as pd
 import psutil
 import pytest
 from serving import Server, serving
-from sklearn.linear_model import LogisticRegression
-
-from de_jupyter_a_la_tierra.models.freezing import freeze_model
-from de_jupyter_a_la_tierra.tables.dictionary import Column
+from small import freeze_double
 
 ROW = b'{"kilos": 4}'
 ASK = b"POST /predict_score HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n" + ROW
@@ -40,14 +37,7 @@ SHORT = {"keep_alive": 2, "header_seconds": 1, "body_seconds": 1}  # los plazos,
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """La carpeta de un modelo pequeño."""
-    folder = tmp_path_factory.mktemp("wire") / "racion"
-    X = np.arange(40, dtype="float32").reshape(-1, 1)
-    freeze_model(
-        LogisticRegression().fit(X, (X[:, 0] > 12).astype(int)), folder, X_train=X, X_evaluation=X, metrics={}, name="ración",
-        features=[Column(name="kilos", meaning="Peso del gato", unit="kg", minimum=0, maximum=40)],
-        target=Column(name="doble", meaning="Si le toca ración doble"), data={"origin": "own"},
-    )
-    return folder
+    return freeze_double(tmp_path_factory.mktemp("wire") / "racion")
 
 
 @contextmanager
