@@ -216,7 +216,8 @@ def build_routes(
         return list_examples(service.model, service.known)
 
     def page(request: Request) -> Reply:
-        address = "http://" + request.headers.get(b"host", b"127.0.0.1").decode("latin-1")
+        secure = request.headers.get(b"x-forwarded-proto") == b"https"  # por un proxy que cifra; si miente, se engaña a sí mismo
+        address = f"http{'s' * secure}://" + request.headers.get(b"host", b"127.0.0.1").decode("latin-1")
         content = build_page(info, service.version, address, find_examples()).encode()
         return Reply(content, media=b"text/html; charset=utf-8", headers=[(b"content-security-policy", CSP.encode())])
 

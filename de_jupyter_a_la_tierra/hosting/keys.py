@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_FILE', 'StoredKey', 'read_keys', 'write_keys', 'add_key', 'revoke_key', 'read_environment', 'KeyRing',
-           'Buckets', 'read_rate', 'find_key', 'Gatekeeper', 'Origins', 'is_loopback', 'open_gate']
+           'Buckets', 'read_rate', 'Proxies', 'read_proxies', 'find_key', 'Gatekeeper', 'Origins', 'is_loopback',
+           'open_gate']
 
 # %% ../../nbs/3_api/21_keys.ipynb #k003
 import hashlib
@@ -17,9 +18,11 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 # %% ../../nbs/3_api/21_keys.ipynb #k004
@@ -194,6 +197,57 @@ def read_rate(
     """El límite que dice un ajuste."""
     amount, _, unit = text.replace(" ", "").partition("/")
     return Buckets(int(amount), _SECONDS[unit]) if text else None
+
+# %% ../../nbs/3_api/21_keys.ipynb #k056
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@lru_cache(4096)
+def _read_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Una dirección, que puede traer el puerto detrás; `None` si no lo es."""
+    text = text.strip()
+    host = text[1:].partition("]")[0] if text[:1] == "[" else text.partition(":")[0] if text.count(":") == 1 else text
+    with suppress(ValueError):
+        found = ipaddress.ip_address(host)
+        return getattr(found, "ipv4_mapped", None) or found
+    return None
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """Los proxies de delante, a los que se cree."""
+
+    networks: tuple[_Network, ...] = ()  # de dónde son
+
+    def trust(
+        self,
+        address: str,  # desde dónde preguntan
+    ) -> bool:
+        """Si es de uno de ellos."""
+        found = _read_address(address) if self.networks else None
+        return found is not None and any(found in network for network in self.networks)
+
+    def find_client(
+        self,
+        proxy: str,  # la dirección de quien ha llamado, que es de uno de ellos
+        headers: Iterable[tuple[bytes, bytes]],  # las de la petición, en minúsculas
+    ) -> str:
+        """La dirección de quien pregunta por su boca; si no la dice, la suya."""
+        told = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
+        client = proxy
+        for step in reversed(told.split(",")):
+            address = _read_address(step)
+            if address is None or not self.trust(client):
+                break
+            client = str(address)
+        return client
+
+
+def read_proxies(
+    texts: Iterable[str],  # direcciones y redes
+) -> Proxies:
+    """Los que dice un ajuste."""
+    return Proxies(tuple(ipaddress.ip_network(text, strict=False) for text in texts))
 
 # %% ../../nbs/3_api/21_keys.ipynb #k061
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="tierra"'),)

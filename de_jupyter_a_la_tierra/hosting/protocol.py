@@ -26,6 +26,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 # %% ../../nbs/3_api/23_protocol.ipynb #p003
 from ..api.messages import ApiError, Reply, Request, build_problem
 from ..api.server import ALWAYS, QUICK_BODY, Api, Crossing, list_headers, open_request, read_size
+from .keys import read_proxies
 from .parser import Head, RequestParser
 from .settings import ServeSettings
 from ..spanish import format_number
@@ -76,7 +77,7 @@ class Hall:
         app: Any,  # la aplicación ASGI que contesta
         settings: ServeSettings,  # los plazos y los límites
     ):
-        self.app, self.settings = app, settings
+        self.app, self.settings, self.proxies = app, settings, read_proxies(settings.proxies)
         self.leaving = False  # si el servidor se está parando
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()  # las peticiones que se están contestando por la vía larga
@@ -101,7 +102,7 @@ class Hall:
     ) -> None:
         """Apunta una falta."""
         self.faults[error.status] += 1
-        _LOG.debug("%s %s", error.status, error, extra={"client": client[0] if client else ""})
+        _LOG.debug("%s %s", error.status, error, extra={"event": f"http_{error.status}", "client": client[0] if client else ""})
 
 # %% ../../nbs/3_api/23_protocol.ipynb #q030b
 def _is_unusual(headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -252,6 +253,13 @@ def _is_ending(talk: Talk) -> bool:
     return talk.hall.leaving or talk.connection.half_closed
 
 
+def _find_client(connection: "Connection", head: Head) -> Any:
+    """Desde dónde preguntan: desde donde llaman o, si es un proxy nuestro, desde donde él diga."""
+    if not connection.proxy:
+        return connection.client
+    return connection.hall.proxies.find_client(connection.proxy, head.headers), 0
+
+
 def _open_quick(talk: Talk) -> Request | None:
     """La petición que está llegando, si es de las que quizá se contesten en el acto."""
     api, head, connection = talk.api, talk.head, talk.connection
@@ -260,7 +268,7 @@ def _open_quick(talk: Talk) -> Request | None:
     headers = dict(head.headers)
     if b"expect" in headers or read_size(headers) > talk.most:
         return None
-    return open_request(head.method, head.path, head.query, headers, connection.client, api.shelf.current)
+    return open_request(head.method, head.path, head.query, headers, _find_client(connection, head), api.shelf.current)
 
 
 def _answer_now(talk: Talk, request: Request) -> bool:
@@ -283,7 +291,7 @@ def _take_long_way(talk: Talk) -> None:
     scope: Any = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": head.version, "method": head.method, "scheme": "http",
         "path": head.path, "raw_path": head.raw_path, "root_path": "", "query_string": head.query, "headers": head.headers,
-        "client": connection.client, "server": connection.server, "state": {"request": held} if held else {},
+        "client": _find_client(connection, head), "server": connection.server, "state": {"request": held} if held else {},
     }
     expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in head.headers)
     talk.cycle = cycle = _Cycle(
@@ -418,6 +426,7 @@ class Connection(asyncio.Protocol):
         self.hall.connections.add(self)
         self.transport, self.voice = transport, Voice(self, transport)
         self.client, self.server = get_remote_addr(transport), get_local_addr(transport)
+        self.proxy = self.client[0] if self.client and self.hall.proxies.trust(self.client[0]) else ""  # el nuestro que llama por otro
         self.talk.deadline = self.loop.time() + self.hall.settings.idle
 
     def connection_lost(

@@ -7,8 +7,10 @@ __all__ = ['PREFIX', 'SECRET', 'ServeSettings', 'name_option', 'name_variable', 
            'trace_settings', 'load_settings', 'list_settings', 'write_value', 'write_settings']
 
 # %% ../../nbs/3_api/20_settings.ipynb #t003
+import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -47,6 +49,7 @@ class ServeSettings:
     no_keys: bool = _setting(False, "No pide claves, aunque se escuche fuera de este equipo")  # sí o no
     rate: str = _setting("", "Lo más que puede pedir cada cliente, como 100/minuto; vacío, sin límite", pattern="rate")  # peticiones / tiempo
     cors: tuple[str, ...] = _setting((), "Las páginas de otros sitios que pueden preguntar, como https://panel.example", pattern="origin")  # orígenes
+    proxies: tuple[str, ...] = _setting((), "Los proxies de delante, a los que se cree cuando dicen por quién preguntan (X-Forwarded-For)", pattern="network", kind="RED")  # redes
     log: str = _setting("auto", "Cómo se escribe el registro; auto: para personas en una terminal y JSON fuera", choices=("auto", "text", "json", "off"))  # estilo
     metrics: bool = _setting(True, "Cuenta las peticiones y lo enseña en /metrics")  # sí o no
     record: float = _setting(0.0, "Qué parte de lo servido se guarda, de 0 (nada) a 1 (todo)", 0, 1)  # proporción
@@ -135,9 +138,17 @@ def _read_text(value: Any) -> str:
     return text
 
 # %% ../../nbs/3_api/20_settings.ipynb #t033
-_PATTERNS = {
-    "rate": (re.compile(r"[1-9]\d{0,8}\s*/\s*(segundo|minuto|hora|second|minute|hour)"), "un número por segundo, minuto u hora, como 100/minuto"),
-    "origin": (re.compile(r"\*|https?://[^/\s,;]+"), "el principio de una dirección, como https://panel.example"),
+def _is_network(text: str) -> bool:
+    """Si es una dirección, o una red."""
+    with suppress(ValueError):
+        return bool(ipaddress.ip_network(text, strict=False))
+    return False
+
+
+_PATTERNS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "rate": (re.compile(r"[1-9]\d{0,8}\s*/\s*(segundo|minuto|hora|second|minute|hour)").fullmatch, "un número por segundo, minuto u hora, como 100/minuto"),
+    "origin": (re.compile(r"\*|https?://[^/\s,;]+").fullmatch, "el principio de una dirección, como https://panel.example"),
+    "network": (_is_network, "una dirección o una red, como 10.0.0.0/8"),
 }
 
 
@@ -167,7 +178,7 @@ def read_setting(
         read: Any = readers[kind](value) if kind in readers else _read_number(value, kind)
         if about["choices"] and read not in about["choices"] or about["low"] is not None and not about["low"] <= read <= about["high"]:
             raise ValueError
-        if about.get("pattern") and not all(_PATTERNS[about["pattern"]][0].fullmatch(text) for text in (read if isinstance(read, tuple) else [read]) if text):
+        if about.get("pattern") and not all(_PATTERNS[about["pattern"]][0](text) for text in (read if isinstance(read, tuple) else [read]) if text):
             raise ValueError
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{where} ha de ser {describe_limits(setting)}, y es «{str(value)[:60]}».") from error

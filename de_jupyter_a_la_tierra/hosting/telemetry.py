@@ -240,10 +240,10 @@ class LogBridge(logging.Handler):
         self,
         record: logging.LogRecord,  # lo que se dijo
     ) -> None:
-        """Apunta lo que se dijo."""
+        """Apunta lo que se dijo; lo que se dijo en voz baja, solo se cuenta."""
         if event := getattr(record, "event", ""):
             self.count(event)
-        if self.log:
+        if self.log and record.levelno >= logging.INFO:
             self.log.write(self.format(record).encode("utf-8", "backslashreplace"))
 
 
@@ -423,6 +423,7 @@ class Telemetry:
         self.bridge = LogBridge(self.log, self.style, self._count)
         logging.getLogger().addHandler(self.bridge)
         logging.getLogger("tierra").setLevel(logging.INFO)
+        logging.getLogger("tierra.http").setLevel(logging.DEBUG)  # lo que no llega a ser una petición, que solo se cuenta
 
     @property
     def witnesses(self) -> "list[Witness]":

@@ -134,6 +134,20 @@ def test_what_is_counted(tierra: Callable, home: Path) -> None:
         assert not [name for name, labels in found if "azar" in str(labels)]
 
 
+@pytest.mark.timeout(60)
+def test_what_is_not_a_request_is_counted(tierra: Callable, home: Path) -> None:
+    """Lo que no se entiende no llena el registro, pero se ve en las métricas."""
+    with serving(tierra, home, "--model", "racion") as server:
+        for rubbish in (b"hola\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 200 + b"\r\n"):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+                connection.sendall(rubbish)
+                while connection.recv(65536):
+                    pass
+        found = read_metrics(server)
+        assert [found["tierra_events_total", (("event", f"http_{status}"),)] for status in (400, 431)] == [1, 1]
+        assert [line["event"] for line in stop(server)] == ["start", "stop"]
+
+
 @pytest.mark.timeout(120)
 def test_several_processes_count_together(tierra: Callable, home: Path) -> None:
     """Con varios procesos se pregunte a quien se pregunte, la cuenta es la de todos; el que muere no se lleva lo contado."""
@@ -209,6 +223,21 @@ def test_what_is_logged(tierra: Callable, home: Path) -> None:
     assert 0 < first["seconds"] < 10 and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first["time"])
     assert (second["status"], second["request_id"], "trace_id" in second) == (404, "mi-nombre", False)
     assert [line["event"] for line in lines if line["event"] != "request"] == ["start", "stop"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("options", "shared"), [(("--proxies", "127.0.0.0/8"), False), (("--proxies", "10.0.0.0/8"), True), ((), True)])
+def test_behind_a_proxy(tierra: Callable, home: Path, options: tuple[str, ...], shared: bool) -> None:
+    """Cada cliente tiene su límite y su nombre en el registro, si el proxy es de los nuestros; si no, nadie puede hacerse pasar por otro."""
+    with serving(tierra, home, "--model", "racion", "--rate", "2/hora", *options) as server, httpx.Client(base_url=server.address) as client:
+        def ask(who: str, path: str = "/predict_score") -> int:
+            return client.post(path, json={"kilos": 1}, headers={"x-forwarded-for": who}).status_code
+
+        long_way = "/predict_score?explain=false"
+        codes = [ask("203.0.113.7"), ask("1.1.1.1, 203.0.113.7", long_way), ask("203.0.113.7"), ask("203.0.113.8", long_way)]
+        assert codes == [200, 200, 429, 429 if shared else 200]
+        lines = [line["client"] for line in stop(server) if line["event"] == "request"]
+    assert lines == ["127.0.0.1"] * 4 if shared else ["203.0.113.7"] * 3 + ["203.0.113.8"]
 
 
 @pytest.mark.timeout(60)
