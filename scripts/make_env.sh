@@ -79,7 +79,9 @@ esac
 if ! is_fresh dev && { [ "$kind" = dev ] || ! is_fresh runtime; }; then
     echo "Se instalan las dependencias de requirements/$kind.txt: casi 1 GB, y la primera vez hay que bajarlo…"
     start=$(date +%s)
-    uv pip install --require-hashes $apart -r "requirements/$kind.txt"
+    # setuptools lo trajo pip. Las pruebas crean proyectos sin red, que lo sacan de la caché de uv: que lo guarde también él.
+    if [ "$kind" = dev ]; then again="--reinstall-package setuptools"; else again=; fi
+    uv pip install --require-hashes $apart $again -r "requirements/$kind.txt"
     echo "Instaladas en $(($(date +%s) - start)) s."
     rm -f "$venv/.project"
     touch "$venv/.$kind"
