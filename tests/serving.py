@@ -1,6 +1,7 @@
 """Un `tierra serve` de verdad, en otro proceso, para las pruebas que le preguntan."""
 import re
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,3 +39,13 @@ def serving(tierra: Callable, cwd: Path, *args: str | Path) -> Iterator[Server]:
     finally:
         process.terminate()
         process.communicate(timeout=20)
+
+
+def pack_bomb(piece: bytes, times: int) -> bytes:
+    """Un gzip de unos bytes repetidos muchas veces, sin comprimirlos cada vez: un bloque que vale por sí solo, y ese bloque repetido."""
+    packer, mark = zlib.compressobj(9, wbits=-15), 0
+    block = packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH)
+    for _ in range(times):
+        mark = zlib.crc32(piece, mark)
+    size = len(piece) * times % 2**32
+    return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + block * times + b"\x03\0" + mark.to_bytes(4, "little") + size.to_bytes(4, "little")

@@ -1,5 +1,4 @@
 """El cable, con servidores de verdad: clientes de Java, lentos o sin educación, y parar sin perder a nadie."""
-import gzip
 import json
 import os
 import random
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from serving import Server, serving
+from serving import Server, pack_bomb, serving
 from small import freeze_double
 
 ROW = b'{"kilos": 4}'
@@ -555,42 +554,44 @@ def write_parquet() -> bytes:
     return sink.getvalue()
 
 
-MEGAS = {
-    "trozos de un byte": GOODBYE.replace(b"Content-Length: 12", b"Transfer-Encoding: chunked").replace(ROW, b"1\r\n \r\n" * (MEGA // 6) + b"0\r\n\r\n"),
-    "cabeceras": b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * (MEGA // 5),
-    "líneas en blanco": b"\r\n" * (MEGA // 2),
-    "basura": random.Random(0).randbytes(MEGA),
-    "ceros": post(b"\0" * MEGA),
-    "corchetes": post(b"[" * MEGA),
-    "objetos vacíos": post(b"[" + b"{}," * (MEGA // 3) + b"{}]"),
-    "listas vacías": post(b"[" + b"[]," * (MEGA // 3) + b"[]]"),
-    "nulos": post(b"[" + b"null," * (MEGA // 5) + b"null]"),
-    "números": post(b"[" + b"1," * (MEGA // 2) + b"1]"),
-    "un número": post(b'{"kilos": ' + b"1" * MEGA + b"}"),
-    "un texto": post(b'{"kilos": "' + b"a" * MEGA + b'"}'),
-    "una columna larga": post(b'{"' + b"a" * MEGA + b'": 1}'),
-    "columnas": post(b"{" + b",".join(b'"%d":1' % number for number in range(MEGA // 10)) + b"}"),
-    "la misma columna": post(b"{" + b'"kilos":1,' * (MEGA // 10) + b'"kilos":1}'),
-    "filas malas": post(b"[" + b'{"kilos":-1},' * (MEGA // 13) + b'{"kilos":-1}]'),
-    "filas buenas": post(b"[" + b'{"kilos":4},' * (MEGA // 12) + b'{"kilos":4}]'),
-    "CSV": post(b"kilos\n" + b"4,5\n" * (MEGA // 4), b"/predict_scores", b"text/csv"),
-    "CSV malo": post(b"kilos\n" + b"x\n" * (MEGA // 2), b"/predict_scores", b"text/csv"),
-    "CSV ancho": post(b";" * MEGA, b"/predict_scores", b"text/csv"),
-    "CSV sin cerrar": post(b'kilos\n"' + b"4\n" * (MEGA // 2), b"/predict_scores", b"text/csv"),
-    "NDJSON": post(b'{"kilos": 4}\n' * (MEGA // 13), b"/predict_scores", b"application/x-ndjson"),
-    "NDJSON malo": post(b"{}\n" * (MEGA // 3), b"/predict_scores", b"application/x-ndjson"),
-    "columnas de JSON": post(b'{"kilos": [' + b"4," * (MEGA // 2) + b"4]}", b"/predict_scores"),
-    "bomba de gzip": post(gzip.compress(b" " * 1_000_000_000, 1)[:MEGA], encoding=b"gzip"),
-    "bomba de gzip en CSV": post(gzip.compress(b"4\n" * 300_000_000, 1)[:MEGA], b"/predict_scores", b"text/csv", b"gzip"),
-    "Parquet": post(write_parquet(), b"/predict_scores", b"application/vnd.apache.parquet"),
-    "Parquet que no lo es": post(b"PAR1" + b"a" * MEGA + b"PAR1", b"/predict_scores", b"application/vnd.apache.parquet"),
-    "invocación": post(b'{"dataframe_split": {"columns": ["kilos"], "data": [' + b"[4]," * (MEGA // 4) + b"[4]]}}", b"/invocations"),
-    "inferencia": post(b'{"inputs": [{"name": "kilos", "datatype": "FP32", "shape": [%d], "data": [' % (MEGA // 2 + 1) + b"4," * (MEGA // 2) + b"4]}]}",
-                       b"/v2/models/raci%C3%B3n/infer"),
-    "tensores anidados": post(b'{"inputs": [{"name": "kilos", "datatype": "FP32", "shape": [1], "data": ' + b"[" * MEGA + b"]}]}",
-                              b"/v2/models/raci%C3%B3n/infer"),
-    "escapes": post(b'{"kilos": "' + b"\\u0061" * (MEGA // 6) + b'"}'),
-}
+def build_megas() -> dict[str, bytes]:
+    """Un mega de muchas cosas."""
+    return {
+        "trozos de un byte": GOODBYE.replace(b"Content-Length: 12", b"Transfer-Encoding: chunked").replace(ROW, b"1\r\n \r\n" * (MEGA // 6) + b"0\r\n\r\n"),
+        "cabeceras": b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * (MEGA // 5),
+        "líneas en blanco": b"\r\n" * (MEGA // 2),
+        "basura": random.Random(0).randbytes(MEGA),
+        "ceros": post(b"\0" * MEGA),
+        "corchetes": post(b"[" * MEGA),
+        "objetos vacíos": post(b"[" + b"{}," * (MEGA // 3) + b"{}]"),
+        "listas vacías": post(b"[" + b"[]," * (MEGA // 3) + b"[]]"),
+        "nulos": post(b"[" + b"null," * (MEGA // 5) + b"null]"),
+        "números": post(b"[" + b"1," * (MEGA // 2) + b"1]"),
+        "un número": post(b'{"kilos": ' + b"1" * MEGA + b"}"),
+        "un texto": post(b'{"kilos": "' + b"a" * MEGA + b'"}'),
+        "una columna larga": post(b'{"' + b"a" * MEGA + b'": 1}'),
+        "columnas": post(b"{" + b",".join(b'"%d":1' % number for number in range(MEGA // 10)) + b"}"),
+        "la misma columna": post(b"{" + b'"kilos":1,' * (MEGA // 10) + b'"kilos":1}'),
+        "filas malas": post(b"[" + b'{"kilos":-1},' * (MEGA // 13) + b'{"kilos":-1}]'),
+        "filas buenas": post(b"[" + b'{"kilos":4},' * (MEGA // 12) + b'{"kilos":4}]'),
+        "CSV": post(b"kilos\n" + b"4,5\n" * (MEGA // 4), b"/predict_scores", b"text/csv"),
+        "CSV malo": post(b"kilos\n" + b"x\n" * (MEGA // 2), b"/predict_scores", b"text/csv"),
+        "CSV ancho": post(b";" * MEGA, b"/predict_scores", b"text/csv"),
+        "CSV sin cerrar": post(b'kilos\n"' + b"4\n" * (MEGA // 2), b"/predict_scores", b"text/csv"),
+        "NDJSON": post(b'{"kilos": 4}\n' * (MEGA // 13), b"/predict_scores", b"application/x-ndjson"),
+        "NDJSON malo": post(b"{}\n" * (MEGA // 3), b"/predict_scores", b"application/x-ndjson"),
+        "columnas de JSON": post(b'{"kilos": [' + b"4," * (MEGA // 2) + b"4]}", b"/predict_scores"),
+        "bomba de gzip": post(pack_bomb(b" " * MEGA, 900), encoding=b"gzip"),
+        "bomba de gzip en CSV": post(pack_bomb(b"4\n" * (MEGA // 2), 900), b"/predict_scores", b"text/csv", b"gzip"),
+        "Parquet": post(write_parquet(), b"/predict_scores", b"application/vnd.apache.parquet"),
+        "Parquet que no lo es": post(b"PAR1" + b"a" * MEGA + b"PAR1", b"/predict_scores", b"application/vnd.apache.parquet"),
+        "invocación": post(b'{"dataframe_split": {"columns": ["kilos"], "data": [' + b"[4]," * (MEGA // 4) + b"[4]]}}", b"/invocations"),
+        "inferencia": post(b'{"inputs": [{"name": "kilos", "datatype": "FP32", "shape": [%d], "data": [' % (MEGA // 2 + 1) + b"4," * (MEGA // 2) + b"4]}]}",
+                           b"/v2/models/raci%C3%B3n/infer"),
+        "tensores anidados": post(b'{"inputs": [{"name": "kilos", "datatype": "FP32", "shape": [1], "data": ' + b"[" * MEGA + b"]}]}",
+                                  b"/v2/models/raci%C3%B3n/infer"),
+        "escapes": post(b'{"kilos": "' + b"\\u0061" * (MEGA // 6) + b'"}'),
+    }
 
 
 def forget_peak(worker: psutil.Process) -> float:
@@ -611,7 +612,7 @@ def test_a_mega_of_anything(tierra: Callable, folder: Path) -> None:
         (worker,) = list_workers(server)
         for path in (b"/predict_score", b"/predict_scores", b"/invocations"):  # lo que se importa la primera vez no cuenta
             tell(server, post(b'[{"kilos": 4}]', path), finish=True)
-        for name, content in MEGAS.items():
+        for name, content in build_megas().items():
             work, memory = measure_work(server), forget_peak(worker)
             ((status, _, _),) = list_answers(tell(server, content, finish=True))
             spent[name] = (measure_work(server) - work, read_peak(worker) - memory, status, len(content) / MEGA)
