@@ -37,6 +37,15 @@ def find(stage: list[Step], name: str) -> list[str]:
 # --- Lo que se lee -----------------------------------------------------------------------------------------------
 
 
+def test_the_notebook_says_the_same():
+    """Las órdenes que enseña el cuaderno son las que encabezan esos dos ficheros."""
+    cells = json.loads((ROOT / "nbs/3_api/50_cli_serve.ipynb").read_text(encoding="utf-8"))["cells"]
+    (section,) = ("".join(cell["source"]) for cell in cells if cell["source"][:1] == ["## Dejarla puesta\n"])
+    shown = [line for block in re.findall(r"```bash\n(.*?)```", section, re.S) for line in block.splitlines()]
+    files = [(DEPLOY / name).read_text(encoding="utf-8") for name in ("tierra.service", "Dockerfile")]
+    assert shown == [line[4:] for text in files for line in text.splitlines() if line.startswith("#   ")]
+
+
 def test_the_dockerfile_is_clean():
     """hadolint no tiene nada que decir."""
     done = subprocess.run([BIN / "hadolint", DEPLOY / "Dockerfile"], capture_output=True, text=True)
