@@ -200,15 +200,15 @@ def read_rate(
 
 # %% ../../nbs/3_api/21_keys.ipynb #k056
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_LONGEST = 60  # caracteres que se miran de una dirección: las hay de cuarenta y cinco, y detrás puede ir el puerto
 
 
 @lru_cache(4096)
 def _read_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Una dirección, que puede traer el puerto detrás; `None` si no lo es."""
-    text = text.strip()
     host = text[1:].partition("]")[0] if text[:1] == "[" else text.partition(":")[0] if text.count(":") == 1 else text
     with suppress(ValueError):
-        found = ipaddress.ip_address(host)
+        found = ipaddress.ip_address(host.partition("%")[0])  # sin por qué tarjeta, que es cosa suya y se puede escribir cualquier cosa
         return getattr(found, "ipv4_mapped", None) or found
     return None
 
@@ -236,8 +236,10 @@ class Proxies:
         told = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
         client = proxy
         for step in reversed(told.split(",")):
-            address = _read_address(step)
-            if address is None or not self.trust(client):
+            if not self.trust(client):
+                break  # lo que sigue lo escribió él
+            address = _read_address(step.strip()[:_LONGEST])
+            if address is None:
                 break
             client = str(address)
         return client
