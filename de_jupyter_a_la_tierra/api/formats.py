@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/3_api/13_formats.ipynb #m004
@@ -352,15 +353,15 @@ def read_typed(
     kind, column = cells.type, field.column
     if column.kind == "number" and (types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_decimal(kind)):
         numbers = (cells.cast("int8") if types.is_boolean(kind) else cells).cast("float64", safe=False)
-        values, reasons = check_cells(np.array(numbers.to_pylist(), dtype="float64"), column)
+        checked, bad, reasons = check_cells(np.array(numbers.to_pylist(), dtype="float64"), column, field.optional)
+        values: list[Any] = [None if isnan(value) else value for value in checked.tolist()]
     elif column.kind == "date" and (types.is_timestamp(kind) or types.is_date(kind)):
-        values = np.array(_read_moments(cells), dtype=object)
-        reasons = np.array([EMPTY if value is None else "" for value in values], dtype=object)
+        values = _read_moments(cells)
+        bad = np.array([place for place, value in enumerate(values) if value is None and not field.optional], dtype=int)
+        reasons = np.full(len(bad), EMPTY, dtype=object)
     else:
         return None
-    gaps = field.optional & (reasons == EMPTY)
-    faults = {int(place): reasons[place] for place in np.flatnonzero((reasons != "") & ~gaps)[:20]}
-    return [None if gap else value for value, gap in zip(values.tolist(), gaps, strict=True)], faults
+    return values, dict(zip(bad[:20].tolist(), reasons[:20], strict=True))
 
 
 def read_arrow(

@@ -198,21 +198,29 @@ def read_column(
 def check_cells(
     cells: np.ndarray,  # (n,) float64; NaN donde falta
     column: Column,  # qué se espera de ellos
-) -> _Read:  # (n,) números, NaN donde no valen; (n,) motivos, vacíos donde no falla
+    optional: bool,  # si puede faltar el dato
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (n,) números, NaN donde no valen; dónde están las k celdas que fallan; (k,) motivos
     """Comprueba unos números, con las reglas y los motivos de `read_number`."""
-    values = np.where(np.isin(cells, list(_missing_numbers(column))), np.nan, cells)
-    low, high = (np.nan if limit is None else limit for limit in (column.minimum, column.maximum))
-    whole = np.trunc(values) == values if column.integer else np.ones(len(values), bool)
+    missing = list(_missing_numbers(column))
+    values = np.where(np.isin(cells, missing), np.nan, cells) if missing else cells
+    largest = sys.float_info.max
+    low, high = (-largest if column.minimum is None else column.minimum), (largest if column.maximum is None else column.maximum)
+    fraction = np.trunc(values) != values if column.integer else np.zeros(len(values), dtype=bool)
+    if len(values) and low <= values.min() and values.max() <= high and not np.any(fraction):  # lo de siempre: ni falta ni falla nada
+        return values, np.array([], dtype=int), np.array([], dtype=object)
     rules = {
         f"está fuera de rango: {describe_range(column)}": (values < low) | (values > high),
-        "no es un número entero": ~whole,
+        "no es un número entero": fraction,
         INFINITE: np.isinf(values),
         EMPTY: np.isnan(values),
     }
-    reasons = np.full(len(values), "", dtype=object)
-    for reason, broken in rules.items():
-        reasons[broken] = reason
-    return np.where(reasons == "", values, np.nan), reasons
+    broken = np.zeros(len(values), dtype=np.uint8)  # 0, o el número de la regla que no cumple: manda la última
+    for number, found in enumerate(rules.values(), start=1):
+        broken[found] = number
+    if optional:
+        broken[rules[EMPTY]] = 0
+    bad = np.flatnonzero(broken)
+    return np.where(broken, np.nan, values), bad, np.array(["", *rules], dtype=object)[broken[bad]]
 
 
 def check_numbers(
@@ -222,12 +230,8 @@ def check_numbers(
     """Comprueba una columna que llega en números, con las reglas y los motivos de `read_number`."""
     import pandas as pd
 
-    read, reasons = check_cells(numbers.to_numpy("float64", na_value=np.nan), column)
-    values = pd.Series(read, index=numbers.index, name=numbers.name)
-    if not column.required:
-        reasons = np.where(reasons == EMPTY, "", reasons)
-    problems = pd.Series(reasons, index=values.index, dtype="str")
-    return values, problems[problems != ""]
+    values, bad, reasons = check_cells(numbers.to_numpy("float64", na_value=np.nan), column, optional=not column.required)
+    return pd.Series(values, index=numbers.index, name=numbers.name), pd.Series(reasons, index=numbers.index[bad], dtype="str")
 
 # %% ../../nbs/2_kedro/12_values.ipynb #doubt2
 _FEW = 0.05  # parte de las celdas que, en contra de lo que dice la hoja, no pasa de ser una errata
@@ -492,15 +496,18 @@ def _read_any(cells: "pd.Series", column: Column, decimal: str) -> "tuple[pd.Ser
     return values.astype("str") if column.kind in ("category", "text", "list") else values, problems
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c022
+_QUARANTINE = {"line": "int64", "column": "str", "value": "str", "reason": "str"}
+
+
 def _quarantine(cells: "pd.Series", reasons: "pd.Series") -> "pd.DataFrame":
     """Las celdas que fallan: línea, columna, texto y motivo."""
     import pandas as pd
 
-    bad = cells[reasons.index] if len(reasons) else cells[:0]
+    bad = cells[reasons.index]
     text = bad.astype("str").where(bad.notna(), "").array
     return pd.DataFrame(
         {"line": reasons.index, "column": cells.name, "value": text, "reason": reasons.array}
-    ).astype({"line": "int64", "column": "str", "value": "str", "reason": "str"})
+    ).astype(_QUARANTINE)
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c024
 def read_rows(
@@ -518,13 +525,12 @@ def read_rows(
     raw = raw.rename(columns=find_headers(raw, columns))
     decimal = decimal or raw.attrs.get("dialect", {}).get("decimal", ".")
     read: dict[str, pd.Series] = {}
-    problems: list[pd.DataFrame] = []
+    problems = [pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in _QUARANTINE.items()})]
     for column in columns:
         read[column.name], reasons = _read_any(raw[column.name], column, decimal)
-        if len(reasons) or not problems:  # la primera, aunque esté vacía, pone las columnas
+        if len(reasons):
             problems.append(_quarantine(raw[column.name], reasons))
-    if EXTRA in raw:
-        extra = raw.loc[raw[EXTRA] != "", EXTRA]
+    if EXTRA in raw and len(extra := raw.loc[raw[EXTRA] != "", EXTRA]):
         problems.append(_quarantine(extra, pd.Series("la fila tiene más celdas que la cabecera", extra.index)))
     quarantine = pd.concat(problems, ignore_index=True).sort_values("line", kind="stable", ignore_index=True)
     rows = pd.DataFrame(read, index=raw.index)
