@@ -16,13 +16,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.metadata import EntryPoint
 from itertools import count
 from pathlib import Path, PurePosixPath
 from posixpath import relpath
 from unittest.mock import patch
 
-from check_site import check_site, read_pages
+from check_site import check_site
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,6 +74,7 @@ def say(text: str) -> None:
 @contextlib.contextmanager
 def _our_nbdev() -> Iterator[list[str]]:
     """Nos presta un nbdev que dibuja nuestras fichas, conoce el paquete sin instalarlo y cuenta por qué cuaderno va."""
+    from IPython.core.interactiveshell import InteractiveShell
     from nbdev import doclinks, processors, serve_drv, showdoc
     from nbdev.config import get_config
     from showdoc import show_helpers
@@ -105,6 +107,7 @@ def _our_nbdev() -> Iterator[list[str]]:
         patch.object(processors, "_do_eval", do_eval),
         patch.object(showdoc, "get_config", lambda: config),
         patch.object(doclinks, "entry_points", lambda group: [index]),
+        patch.object(InteractiveShell, "atexit_operations", lambda shell: None),  # al salir, cada cuaderno barría toda la memoria
     ):
         yield current
 
@@ -169,11 +172,13 @@ def render_with_smalldocs(
     out: Path,  # donde queda el sitio
 ) -> None:
     """Construye el sitio con smalldocs y le da las direcciones y el idioma que le daría Quarto."""
+    from smalldocs import highlight
     from smalldocs.config import BuildError
     from smalldocs.site import build
 
     try:
-        site = build(proc, quiet=True)
+        with patch.object(highlight, "css_class", lru_cache(highlight.css_class)):  # la pide para cada palabra de código
+            site = build(proc, quiet=True)
     except BuildError as error:
         raise DocsError(f"smalldocs no pudo construir el sitio: {error}") from error
     for warning in site.warnings:
@@ -236,16 +241,17 @@ def localize_links(
 
     nbdev enlaza también nombres privados, que no tienen ficha: esos llevan a la página, sin ancla.
     """
-    pages = read_pages(out)
+    pages = {path.relative_to(out).as_posix(): path.read_text(encoding="utf-8") for path in out.rglob("*.html")}
+    anchors = {path: set(re.findall(r' id="([^"]+)"', page)) for path, page in pages.items()}
     link = re.compile(rf'href="{re.escape(address.rstrip("/"))}/([^"#]*)(?:#([^"]*))?"')
     for path, page in pages.items():
 
         def local(m: re.Match, folder: str = str(PurePosixPath(path).parent)) -> str:
             target = m[1] or "index.html"
-            known = m[2] and target in pages and m[2] in pages[target].ids
+            known = m[2] in anchors.get(target, ())
             return f'href="{relpath(target, folder)}{"#" + m[2] if known else ""}"'
 
-        (out / path).write_text(link.sub(local, page.html), encoding="utf-8")
+        (out / path).write_text(link.sub(local, page), encoding="utf-8")
 
 
 def align_tables(
