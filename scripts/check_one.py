@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clean_notebooks import clean_text
-from export_notebooks import export, export_aside, find_edits, read_modules, refuse_edits
+from export_notebooks import exported_aside, find_edits, publish, read_modules, refuse_edits
 from notebooks import ROOT, find_fault, is_job, list_notebooks, read_notebook, read_source
 
 PACKAGE = "de_jupyter_a_la_tierra"
@@ -107,12 +107,12 @@ def write_out(notebook: Path) -> None:
         sys.exit(fault)
     if (cleaned := clean_text(text)) != text:
         notebook.write_text(cleaned, encoding="utf-8")
-    fresh = export_aside([notebook])
-    refuse_edits(find_edits(fresh))
-    modules = read_modules(ROOT)
-    if any(modules.get(path) != text for path, text in fresh.items()):
-        export(notebook)
-        print(f"Exportado: {', '.join(fresh)}", flush=True)
+    with exported_aside(notebook) as aside:
+        fresh, modules = read_modules(aside), read_modules(ROOT)
+        refuse_edits(find_edits(fresh))
+        if changed := [path for path, text in fresh.items() if modules.get(path) != text]:
+            publish(aside)
+            print(f"Exportado: {', '.join(changed)}", flush=True)
 
 
 def run(*command: str | Path, is_quiet: bool = False) -> None:

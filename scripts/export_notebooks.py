@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,23 +46,28 @@ def read_modules(root: Path) -> dict[str, str]:
     return {path: text for path, text in texts.items() if MARK in text and Path(path).name != INDEX}
 
 
-def export_aside(notebooks: list[Path] | None = None) -> dict[str, str]:
-    """Lo que exportan los cuadernos de ahora, todos o unos cuantos, sin tocar el paquete."""
-    with tempfile.TemporaryDirectory() as folder:
-        for path in [*(notebooks or list_notebooks()), ROOT / "settings.ini", ROOT / "pyproject.toml"]:
-            copy = Path(folder, path.relative_to(ROOT))
+@contextmanager
+def exported_aside(notebook: Path | None = None) -> Iterator[Path]:
+    """Una carpeta con lo que exportan los cuadernos de ahora, o uno de ellos y lo demás como está; el paquete no se toca."""
+    lib = get_config(path=ROOT).lib_path.name
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if notebook:
+            shutil.copytree(ROOT / lib, folder / lib, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in [*([notebook] if notebook else list_notebooks()), ROOT / "settings.ini", ROOT / "pyproject.toml"]:
+            copy = folder / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-        said = Path(folder, "said.txt")
-        process = get_context("fork").Process(target=run_nbdev, args=(folder, said))  # con nbdev ya importado, que es casi lo que tarda
+        said = folder / "said.txt"
+        process = get_context("fork").Process(target=run_nbdev, args=(folder, said))  # con nbdev ya importado, que tarda lo suyo
         process.start()
         process.join()
         if process.exitcode:
             sys.exit(f"nbdev_export no ha podido con los cuadernos:\n{said.read_text(encoding='utf-8')}")
-        return read_modules(Path(folder))
+        yield folder
 
 
-def run_nbdev(folder: str, said: Path) -> None:
+def run_nbdev(folder: Path, said: Path) -> None:
     """Lo que hace `nbdev_export` en otra carpeta; lo que diga queda en un fichero."""
     os.chdir(folder)
     get_config.cache_clear()
@@ -124,12 +131,21 @@ def check(fresh: dict[str, str]) -> None:
         sys.exit(f"{', '.join(stale)}: no es lo que sacan los cuadernos. Ejecuta: make export")
 
 
-def export(notebook: Path | None = None) -> None:
-    """Exporta los cuadernos, o uno, y apunta lo que ha salido."""
-    nbdev_export(path=notebook and str(notebook))
-    draft = RECORD.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps(read_modules(ROOT), ensure_ascii=False), encoding="utf-8")
-    os.replace(draft, RECORD)
+def publish(aside: Path) -> None:
+    """Lleva al paquete lo que se exportó aparte, y apunta lo que ha salido; lo que no cambia no se escribe."""
+    for fresh in sorted((aside / get_config(path=ROOT).lib_path.name).rglob("*.py")):
+        target, text = ROOT / fresh.relative_to(aside), fresh.read_text(encoding="utf-8")
+        if not target.exists() or ((MARK in text or fresh.name == INDEX) and target.read_text(encoding="utf-8") != text):
+            write_whole(target, text)
+    write_whole(RECORD, json.dumps(read_modules(ROOT), ensure_ascii=False))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Escribe un fichero de una vez: se corte cuando se corte, está el de antes o el nuevo."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
 
 
 def carry(edit: Edit) -> None:
@@ -156,12 +172,13 @@ def update(fresh: dict[str, str]) -> None:
             sys.exit(f"{edit.path}, línea {error.lineno}: no es Python. Corrígelo y repite: make update")
     for edit in edits:
         carry(edit)
-    carried, modules = export_aside(), read_modules(ROOT)
-    left = [edit.path for edit in edits if carried[edit.path] != modules[edit.path]]
-    if left:
-        shown = "\n".join(diff(path, carried[path], modules[path]) for path in left)
-        sys.exit(f"Esto no sale de ninguna celda, así que el cuaderno no puede guardarlo:\n\n{shown}")
-    export()
+    with exported_aside() as aside:
+        carried, modules = read_modules(aside), read_modules(ROOT)
+        left = [edit.path for edit in edits if carried[edit.path] != modules[edit.path]]
+        if left:
+            shown = "\n".join(diff(path, carried[path], modules[path]) for path in left)
+            sys.exit(f"Esto no sale de ninguna celda, así que el cuaderno no puede guardarlo:\n\n{shown}")
+        publish(aside)
     print("\n".join(f"{edit.path}: el cuaderno ya lo tiene. Ejecútalo de nuevo y guárdalo." for edit in edits))
 
 
@@ -176,15 +193,16 @@ def main() -> None:
     faults = find_faults()
     if faults:
         sys.exit("\n".join(faults))
-    fresh = export_aside()
-    if options.update:
-        update(fresh)
-    elif options.check:
-        check(fresh)
-    else:
-        if not options.force:
-            refuse_edits(find_edits(fresh))
-        export()
+    with exported_aside() as aside:
+        fresh = read_modules(aside)
+        if options.update:
+            update(fresh)
+        elif options.check:
+            check(fresh)
+        else:
+            if not options.force:
+                refuse_edits(find_edits(fresh))
+            publish(aside)
 
 
 if __name__ == "__main__":
