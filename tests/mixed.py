@@ -24,14 +24,16 @@ COLUMNS = [
     Column(name="saved", meaning="Se salvó otra vez", kind="boolean", labels=("no", "sí"), required=False),
     Column(name="sailed", meaning="Cuándo zarpó", kind="date", date_format="%d/%m/%Y"),
     Column(name="seen", meaning="Visto por última vez", kind="date", date_format="%Y-%m-%d %H:%M", required=False),
+    Column(name="watch", meaning="A qué hora entró de guardia", kind="date", date_format="%H:%M", required=False),
     Column(name="notes", meaning="Lo que anotó el sobrecargo", kind="text", required=False),
 ]
 NAMES = [column.name for column in COLUMNS]
 TARGET = Column(name="survived", meaning="Llegó", kind="category", labels=("no", "sí"))
 VOYAGE = {
     "age": 30, "fare": 12.5, "port": "Vigo", "class": "3", "alone": True, "saved": None,
-    "sailed": "1912-04-10", "seen": "1912-04-14T23:40:00", "notes": "lleva perro",
+    "sailed": "1912-04-10", "seen": "1912-04-14T23:40:00", "watch": "04:30:00", "notes": "lleva perro",
 }
+ISO = {"sailed": "%Y-%m-%d", "seen": "%Y-%m-%dT%H:%M:%S", "watch": "%H:%M:%S"}  # cómo viaja cada fecha
 
 
 def simulate_voyages(n_rows: int = 600, seed: int = 0) -> pd.DataFrame:
@@ -48,10 +50,12 @@ def simulate_voyages(n_rows: int = 600, seed: int = 0) -> pd.DataFrame:
             "saved": rng.choice([0.0, 1.0, np.nan], n_rows),
             "sailed": start + rng.integers(0, 60, n_rows).astype("m8[D]"),
             "seen": start + rng.integers(0, 80_000, n_rows).astype("m8[m]"),
+            "watch": np.datetime64("1970-01-01", "us") + 15 * rng.integers(0, 96, n_rows).astype("m8[m]"),
             "notes": rng.choice(["", "lleva perro", "lleva gato", "sin equipaje", "perro y gato"], n_rows),
         }
     ).astype({"port": "str", "class": "str", "notes": "str"})
-    rows.loc[rng.random(n_rows) < 0.1, "seen"] = pd.NaT
+    for name in ("seen", "watch"):
+        rows.loc[rng.random(n_rows) < 0.1, name] = pd.NaT
     odds = (rows["class"] == "1") * 2.0 - (rows["port"] == "Palos") * 1.5 + rows["alone"] + (rows["notes"] == "lleva perro") - 1
     rows["survived"] = np.where(odds + rng.normal(0, 0.7, n_rows) > 0, "sí", "no")
     return rows
@@ -60,8 +64,8 @@ def simulate_voyages(n_rows: int = 600, seed: int = 0) -> pd.DataFrame:
 def as_json(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Unas filas con sus tipos, como las mandaría un programa: `null` donde falta y las fechas como manda ISO."""
     sent = rows[NAMES].astype(object)
-    sent["sailed"] = rows["sailed"].dt.strftime("%Y-%m-%d")
-    sent["seen"] = rows["seen"].dt.strftime("%Y-%m-%dT%H:%M:%S")
+    for name, form in ISO.items():
+        sent[name] = rows[name].dt.strftime(form)
     sent = sent.astype(object).where(rows[NAMES].notna() & (rows[NAMES] != ""), None)
     return [{name: bool(v) if name in ("alone", "saved") and v is not None else v for name, v in row.items()} for row in sent.to_dict("records")]
 
@@ -74,6 +78,7 @@ def write_voyages(rows: pd.DataFrame, path: Path) -> None:
         sheet[name] = sheet[name].map({0.0: "no", 1.0: "sí"})
     sheet["sailed"] = sheet["sailed"].dt.strftime("%d/%m/%Y")
     sheet["seen"] = sheet["seen"].dt.strftime("%Y-%m-%d %H:%M")
+    sheet["watch"] = sheet["watch"].dt.strftime("%H:%M")
     sheet.to_csv(path, index=False)
 
 

@@ -156,9 +156,10 @@ def _choose_example(column: Column, seen: Any, middle: int) -> Any:
     if not seen:
         return "texto" if column.kind == "text" else None
     if column.kind == "date":
-        moment = datetime.fromisoformat(seen[middle]).replace(microsecond=0)
+        kind, text = find_moment(column), seen[middle]
+        moment = datetime.fromisoformat(f"1970-01-01T{text}" if kind == "time" else text).replace(microsecond=0)
         texts = {"date": moment.date().isoformat(), "time": moment.time().isoformat(), "date-time": moment.isoformat()}
-        return texts[find_moment(column)]
+        return texts[kind]
     value = seen[middle]
     if column.kind == "boolean":
         return value >= 0.5

@@ -53,12 +53,19 @@ def infer_task(
     return task or ("classification" if is_text or (whole and n_values <= MAX_CLASSES) else "regression")
 
 # %% ../../nbs/7_aterrizar/20_inference.ipynb #c013a
+_LONG = 10_000_000  # desde aquí, un entero que no se repite y siempre tiene las mismas cifras es un teléfono, una póliza, un instante…
+
+
 def _is_identifier(values: pd.Series, column: Column) -> bool:
-    """Si una columna numera las filas: enteros distintos y casi seguidos, o que se llaman «id»."""
+    """Si una columna numera las filas: enteros distintos y casi seguidos, o que se llaman «id»; o números largos que no miden."""
     values = values.dropna()
-    distinct = column.integer and not column.unit and len(values) > 2 and values.nunique() == len(values)
+    if not column.integer or column.unit or len(values) < 3:
+        return False
+    low, high, n_values = int(values.min()), int(values.max()), values.nunique()
+    if low >= _LONG and len(str(low)) == len(str(high)) and len(values) > 50 and n_values > 0.95 * len(values):
+        return True
     named = re.search(r"(?i:(^|[ _.-])(id|index|índice)([ _.-]|$))|[a-z]I[dD]$", column.name)
-    return distinct and bool(named or values.max() - values.min() < 1.1 * len(values))
+    return n_values == len(values) and bool(named or high - low < 1.1 * len(values))
 
 # %% ../../nbs/7_aterrizar/20_inference.ipynb #c014a
 def _judge(portrait: Portrait, values: pd.Series) -> str:
@@ -386,6 +393,9 @@ def _settle_target(goal: Portrait, values: pd.Series, task: Task) -> Portrait:
 def _annotate(portrait: Portrait, rows: pd.DataFrame, choices: Choices) -> Column:
     """La columna, con el motivo por el que no se usa, si no se usa."""
     column, name = portrait.column, portrait.column.name
+    if column.kind == "category" and len(rows) < len(portrait.values):  # de las filas apartadas no se aprende ninguna
+        seen = set(rows[name])
+        column = replace(column, labels=tuple(label for label in column.labels if label in seen))
     note = choices.out.get(name) or _judge(portrait, rows[name])
     if name not in choices.used or name in choices.out:
         return replace(column, note=note)

@@ -461,6 +461,13 @@ def _judge_words(words: np.ndarray, counts: np.ndarray, n_rows: int) -> str:
     return "" if repeated >= 0.3 or n_words <= min(20, n_cells / 2) else RARE
 
 
+def _is_stamped(words: np.ndarray) -> bool:
+    """Si son números de serie: casi todos con las letras y las cifras en los mismos sitios, muchas cifras y ningún espacio."""
+    shapes = Counter(re.sub(r"[^\W\d_]", "a", re.sub(r"[0-9]", "0", word)) for word in words[:: max(1, len(words) // 5000)])
+    [(shape, n_words)] = shapes.most_common(1)
+    return shape.count("0") > 4 and " " not in shape and n_words > (1 - BAD_SHARE) * shapes.total()
+
+
 def portray_words(
     text: pd.Series,  # (n,) una columna
     *remarks: str,  # lo que ya se sabe de ella
@@ -475,7 +482,7 @@ def portray_words(
     if len(words):
         note = _judge_words(words, counts, len(text))
         likely = note in ("", RARE, IDENTIFIER) and has_digits(words, counts) > 1 - BAD_SHARE
-        units = find_wrapper(words, counts)[2] if likely and not is_numbered(words) else []
+        units = find_wrapper(words, counts)[2] if likely and not is_numbered(words) and not _is_stamped(words) else []
         note = f"{UNITS} («{'», «'.join(units[:3])}»)" if units else note
         labels = tuple(sorted(map(str, words))) if not note and len(words) <= MAX_LABELS else ()
         column = replace(column, kind="text" if note else "category", note=note, labels=labels, missing=missing)

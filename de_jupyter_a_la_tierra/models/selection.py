@@ -142,6 +142,7 @@ def describe_choice(
     scores = folds.loc[folds["model"] == chosen, "score"]
     of = "" if attrs["n_rows"] == attrs["n_total"] else f", una muestra de {format_number(attrs['n_total'])}"
     text = f"Elegido «{chosen}»: {_SCORES[attrs['task']][1]} {format_number(scores.mean(), 3)} ± {format_number(scores.std(ddof=0), 3)} en {len(scores)} pliegues de {format_number(attrs['n_rows'])} filas de estudio{of}."
+    text += " Es responder siempre lo mismo: con estas columnas, ninguno de los demás supo más." if chosen == "baseline" else ""
     return f"{text} Con tan pocas filas, las diferencias son casi todas suerte." if attrs["n_rows"] < BELIEVABLE else text
 
 # %% ../../nbs/2_kedro/36_selection.ipynb #s041

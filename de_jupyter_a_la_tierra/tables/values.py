@@ -13,7 +13,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,12 @@ from .dictionary import Column, describe_range
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c007
 def _unwrap(text: str, column: Column) -> str:
-    """Quita el prefijo y el sufijo, si están los dos."""
-    inner = text.strip()
-    prefix, suffix = column.prefix.strip(), column.suffix.strip()
-    if inner.startswith(prefix) and inner.endswith(suffix):
-        return inner[len(prefix) : len(inner) - len(suffix)].strip()
+    """Quita el prefijo y el sufijo, si están los dos; si no, la unidad, si se ha escrito detrás."""
+    inner, unit = text.strip(), column.unit.strip()
+    spoken = unit if unit and not unit[0].isdigit() and unit[0] not in ".,+-−–" else ""  # en «Ventas (2020)», 2020 no se escribe detrás
+    for prefix, suffix in ((column.prefix.strip(), column.suffix.strip()), ("", spoken)):
+        if prefix + suffix and inner.startswith(prefix) and inner.endswith(suffix):
+            return inner[len(prefix) : len(inner) - len(suffix)].strip()
     return inner
 
 # %% ../../nbs/2_kedro/12_values.ipynb #sign1
@@ -446,12 +447,21 @@ def find_footer(
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c023
 def find_headers(
-    raw: Container[str],  # una tabla recién leída, o los nombres de sus columnas
-    columns: list[Column],  # las que se buscan
+    raw: "pd.DataFrame | Sequence[str]",  # una tabla recién leída, o los nombres de sus columnas
+    columns: Sequence[Column],  # las que se buscan
 ) -> dict[str, str]:  # cómo la llama la hoja → cómo se llama aquí; solo si no es lo mismo
-    """Las columnas que en la hoja se llaman de otra manera, porque su nombre no podía ser."""
+    """Las columnas que en la hoja se llaman de otra manera: su nombre no podía ser, o cambia en mayúsculas, tildes o espacios."""
     names = {column.name for column in columns}
-    return {c.header: c.name for c in columns if c.header in raw and c.name not in raw and c.header not in names}
+    found = {c.header: c.name for c in columns if c.header in raw and c.name not in raw and c.header not in names}
+    lost = [name for name in names if name not in raw and name not in found.values()]
+    if not lost:
+        return found
+    wanted, present = Counter(map(fold_label, names)), Counter(fold_label(name) for name in map(str, raw))
+    alike = {fold_label(name): name for name in lost}
+    return found | {
+        name: alike[word]
+        for name in map(str, raw) if name not in names and name not in found and (word := fold_label(name)) in alike and wanted[word] == present[word] == 1
+    }
 
 
 def require_columns(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #c004
-from ..api.fields import build_fields
+from ..api.fields import build_fields, find_moment, read_date
 from ..errors import DISTRIBUTION, UsageError
 from ..models.artifact import Model, ModelCard, load_model
 from ..tables.dictionary import Column
@@ -40,6 +40,18 @@ def build_signature(
     return ModelSignature(Schema(inputs), Schema(outputs))
 
 # %% ../../nbs/5_mlflow/11_flavor.ipynb #type1
+def _read_moments(cells: Any, column: Column) -> Any:
+    """Una columna de fechas, con su tipo; las que vengan escritas, como manda ISO 8601: lo demás es un `UsageError`, y no una suposición."""
+    import pandas as pd
+
+    try:
+        moments = [read_date(cell, column) if isinstance(cell, str) else cell for cell in cells]
+        return pd.Series(pd.to_datetime(moments), index=cells.index).dt.tz_localize(None).astype("datetime64[us]")
+    except (ValueError, TypeError) as error:
+        kind = {"date": "2024-03-14", "time": "14:30", "date-time": "2024-03-14T14:30:00"}[find_moment(column)]
+        raise UsageError(f"En «{column.name}» hay algo que no es una fecha escrita como {kind}: {error}.") from error
+
+
 def _type_rows(table: Any, columns: Sequence[Column]) -> Any:
     """Las columnas de un modelo con los tipos que espera, vengan como vengan; lo que no está es un hueco.
 
@@ -55,7 +67,7 @@ def _type_rows(table: Any, columns: Sequence[Column]) -> Any:
         if column.kind in ("number", "boolean"):
             typed[column.name] = cells.astype("float64")
         elif column.kind == "date":
-            typed[column.name] = pd.to_datetime(cells).astype("datetime64[us]")
+            typed[column.name] = _read_moments(cells, column)
         else:
             typed[column.name] = cells.astype("str").where(cells.notna(), "")
     return pd.DataFrame(typed, index=table.index)

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from mixed import COLUMNS, NAMES, VOYAGE, simulate_voyages
+from mixed import COLUMNS, ISO, NAMES, VOYAGE, simulate_voyages
 from serving import Server, serving
 
 from de_jupyter_a_la_tierra.models.artifact import Model, load_model
@@ -40,7 +40,7 @@ def infer(server: Server, inputs: list[dict[str, Any]], binary: bytes = b"", **m
 
 def as_cells(rows: pd.DataFrame) -> dict[str, list[Any]]:
     """Unas filas por columnas, como las mandaría un programa: `None` donde falta y las fechas como manda ISO."""
-    texts = {"sailed": rows["sailed"].dt.strftime("%Y-%m-%d"), "seen": rows["seen"].dt.strftime("%Y-%m-%dT%H:%M:%S")}
+    texts = {name: rows[name].dt.strftime(form) for name, form in ISO.items()}
     cells = rows[NAMES].assign(**texts).astype(object)
     return cells.where(rows[NAMES].notna() & (rows[NAMES] != ""), None).to_dict("list")
 
@@ -57,7 +57,7 @@ def test_the_client_of_mlflow(server: Server, model: Model) -> None:
     client = ScoringServerClient("127.0.0.1", server.port)
     client.wait_server_ready(timeout=10)
     assert client.get_version()
-    said = client.invoke(rows[NAMES].assign(sailed=rows["sailed"].dt.strftime("%Y-%m-%d"), port=rows["port"].replace("", None))).get_predictions()
+    said = client.invoke(rows[NAMES].assign(**{name: rows[name].dt.strftime(ISO[name]) for name in ("sailed", "watch")}, port=rows["port"].replace("", None))).get_predictions()
     expected = PyfuncModel(model).predict(rows[NAMES])
     assert rows["age"].isna().any() and rows["seen"].isna().any()
     pd.testing.assert_frame_equal(said[["score", "probability"]], expected.reset_index(drop=True), check_dtype=False)
@@ -72,7 +72,7 @@ def test_its_five_ways_say_the_same(server: Server) -> None:
         server.ask({shape: content}, "/invocations").json()
         for shape, content in {"dataframe_split": split, "dataframe_records": records, "instances": records, "inputs": cells}.items()
     ]
-    sheet = pd.DataFrame(records).assign(alone=rows["alone"].map({0.0: "no", 1.0: "sí"}), sailed=rows["sailed"].dt.strftime("%d/%m/%Y"), seen=rows["seen"].dt.strftime("%Y-%m-%d %H:%M"))
+    sheet = pd.DataFrame(records).assign(alone=rows["alone"].map({0.0: "no", 1.0: "sí"}), sailed=rows["sailed"].dt.strftime("%d/%m/%Y"), seen=rows["seen"].dt.strftime("%Y-%m-%d %H:%M"), watch=rows["watch"].dt.strftime("%H:%M"))
     body = sheet.to_csv(index=False).encode()
     answers.append(httpx.post(f"{server.address}/invocations", content=body, headers={"content-type": "text/csv"}).json())
     assert len(answers[0]["predictions"]) == 20 and all(answer == answers[0] for answer in answers)
@@ -83,7 +83,7 @@ def test_its_five_ways_say_the_same(server: Server) -> None:
     [
         ({"data": [1]}, 400, "dataframe_split, dataframe_records, instances o inputs"), ([VOYAGE], 400, "MLflow manda un objeto"),
         ({"dataframe_split": {"columns": ["age"]}}, 422, "«columns» ha de ser"), ({"instances": 3}, 422, "una lista de filas"),
-        ({"inputs": {"age": [1]}}, 422, "Falta la columna «fare»"), ({"instances": [[1, 2]]}, 422, "una lista de 9 valores"),
+        ({"inputs": {"age": [1]}}, 422, "Falta la columna «fare»"), ({"instances": [[1, 2]]}, 422, "una lista de 10 valores"),
         ({"dataframe_records": [VOYAGE | {"age": 150}]}, 422, "«age» ha de ser un número de 0 a 120 años"),
         ({"dataframe_records": [VOYAGE, VOYAGE | {"x": 1}]}, 422, "«x» no es una columna"), ({"inputs": {"age": 1}}, 422, "Falta la columna"),
     ],

@@ -54,6 +54,7 @@ def test_a_gap_is_null_or_nothing(server: Server, model: Model) -> None:
     assert whole == bare and bare["score"] in ("no", "sí")
     row = pd.DataFrame([{**VOYAGE, "age": np.nan, "port": "", "alone": 1.0, "saved": np.nan, "notes": ""}])
     row["sailed"], row["seen"] = pd.to_datetime(row["sailed"]), pd.Series([pd.NaT], dtype="datetime64[us]")
+    row["watch"] = row["seen"]
     assert whole["probability"] == pytest.approx(float(model.predict_proba(row[NAMES]).max()), abs=5e-5)
 
 

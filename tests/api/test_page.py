@@ -107,7 +107,7 @@ def test_every_kind_of_box_sends_what_it_should(page: Page, voyage: Server) -> N
     rows = simulate_voyages(12, seed=5)[NAMES].astype(object).where(lambda rows: rows.notna() & (rows != ""), None)
     page.open(voyage.address)
     for row in rows.to_dict("records"):
-        moments = {"sailed": "%Y-%m-%d", "seen": "%Y-%m-%dT%H:%M"}
+        moments = {"sailed": "%Y-%m-%d", "seen": "%Y-%m-%dT%H:%M", "watch": "%H:%M"}
         sent = {name: None if value is None else value.strftime(moments[name]) if name in moments else value for name, value in row.items()}
         sent |= {"alone": bool(row["alone"]), "saved": None if row["saved"] is None else bool(row["saved"])}
         typed = {name: "" if value is None else str(value).lower() if isinstance(value, bool) else value for name, value in sent.items()}

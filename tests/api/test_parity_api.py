@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from mixed import COLUMNS, NAMES, fit_voyages, simulate_voyages, write_voyages
+from mixed import COLUMNS, ISO, NAMES, fit_voyages, simulate_voyages, write_voyages
 from serving import Server, serving
 
 from de_jupyter_a_la_tierra.catfood.cleaning import clean_foods
@@ -78,7 +78,7 @@ def as_records(rows: pd.DataFrame, columns: list[Column]) -> list[dict[str, Any]
     for column in columns:
         values = rows[column.name]
         if column.kind == "date":
-            values = values.dt.strftime("%Y-%m-%dT%H:%M:%S" if "%H" in column.date_format else "%Y-%m-%d")
+            values = values.dt.strftime(ISO[column.name])
         gaps = rows[column.name].isna() | (rows[column.name].astype("str") == "")
         cells[column.name] = [
             None if gap else bool(value) if column.kind == "boolean" else value for value, gap in zip(values.tolist(), gaps, strict=True)

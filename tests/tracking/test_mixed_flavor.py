@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mixed import COLUMNS, NAMES, VOYAGE, simulate_voyages
+from mixed import COLUMNS, ISO, NAMES, VOYAGE, simulate_voyages
 
 from de_jupyter_a_la_tierra.errors import UsageError
 from de_jupyter_a_la_tierra.models.artifact import load_model
@@ -84,7 +84,7 @@ def test_it_scores_json_like_mlflow_models_serve(saved: Path, pyfunc, voyages: P
     done = TestClient(init(pyfunc)).post("/invocations", json={"dataframe_records": records})
     assert done.status_code == 200, done.text
     typed = pd.DataFrame(records).astype({"age": float, "alone": float, "saved": float})
-    typed = typed.assign(**{name: pd.to_datetime(typed[name]).astype("datetime64[us]") for name in ("sailed", "seen")})
+    typed = typed.assign(**{name: pd.to_datetime(typed[name], format=ISO[name]).astype("datetime64[us]") for name in ISO})
     typed = typed.assign(**{name: typed[name].fillna("").astype("str") for name in ("port", "notes")})
     expected, probabilities = load_model(voyages).predict_with_probability(typed)
     answers = pd.DataFrame(done.json()["predictions"])
