@@ -29,7 +29,7 @@ from ..spanish import format_number
 from ..tables.csv import OpenQuote, elect_decimal, find_rows, is_formula, open_quote, read_cells, read_layout, sniff_encoding
 from ..tables.dates import read_moment
 from ..tables.dictionary import describe_range
-from ..tables.values import EMPTY, check_cells, decide_mark, find_doubt, find_headers, is_missing, read_booleans, read_numbers
+from ..tables.values import EMPTY, check_cells, decide_mark, find_doubt, find_headers, is_missing, read_booleans, read_numbers, write_cell
 
 if TYPE_CHECKING:
     from de_jupyter_a_la_tierra.api.explanation import Explanation
@@ -327,9 +327,11 @@ def _is_text(schema: Any, name: str) -> bool:
 # %% ../../nbs/3_api/13_formats.ipynb #m043
 def _to_texts(cells: Any) -> list[str]:
     """Las celdas de una columna de Arrow, escritas como en una hoja; vacías donde falta."""
-    words: dict[Any, str] = {None: ""}
-    for value in cells.unique().to_pylist():
-        words[value] = f"{value:.0f}" if isinstance(value, float) and value.is_integer() else "" if value is None else str(value)
+    from pyarrow import types
+
+    if types.is_nested(cells.type):
+        return [write_cell(value) for value in cells.to_pylist()]
+    words = {value: write_cell(value) for value in cells.unique().to_pylist()}
     return [words.get(value, "") for value in cells.to_pylist()]  # un NaN no se encuentra: es un hueco
 
 

@@ -468,6 +468,16 @@ def _is_stamped(words: np.ndarray) -> bool:
     return shape.count("0") > 4 and " " not in shape and n_words > (1 - BAD_SHARE) * shapes.total()
 
 
+def _tell_mixture(cells: Cells, words: np.ndarray, counts: np.ndarray) -> list[str]:
+    """La frase que señala una columna de números a la que algo que no lo es ha vuelto palabras: «<0,5», «12-15»."""
+    numbers = pd.Series(words, dtype="str").str.fullmatch(r"[+−–-]?[0-9]+(?:[.,][0-9]+)?").to_numpy(dtype=bool)
+    if numbers.sum() < 20 or not counts.sum() / 2 < counts[numbers].sum() < counts.sum():
+        return []
+    odd, n_odd = words[~numbers][int(np.argmax(counts[~numbers]))], format_number(int(counts[~numbers].sum()))
+    where = f"«{odd}» (línea {cells.find_line(odd)})"
+    return [f"«{cells.name}» parece de números, pero hay celdas que no lo son: {n_odd}, como {where}. Se toma por palabras; si las arreglas en la hoja, será un número."]
+
+
 def portray_words(
     text: pd.Series,  # (n,) una columna
     *remarks: str,  # lo que ya se sabe de ella
@@ -486,6 +496,7 @@ def portray_words(
         note = f"{UNITS} («{'», «'.join(units[:3])}»)" if units else note
         labels = tuple(sorted(map(str, words))) if not note and len(words) <= MAX_LABELS else ()
         column = replace(column, kind="text" if note else "category", note=note, labels=labels, missing=missing)
+        told += _tell_mixture(cells, words, counts)
     return _spread(cells, column, *_read(cells, column), *told, *remarks)
 
 # %% ../../nbs/7_aterrizar/19_kinds.ipynb #typed1

@@ -7,12 +7,10 @@ __all__ = ['find_kind', 'unpack', 'read_excel', 'read_json', 'to_table', 'read_p
 
 # %% ../../nbs/2_kedro/13_formats.ipynb #imp0
 import bz2
-import datetime as dt
 import gzip
 import io
 import json
 import lzma
-import math
 import re
 import zipfile
 import zlib
@@ -22,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/2_kedro/13_formats.ipynb #imp1
-import numpy as np
 import pandas as pd
 
 # %% ../../nbs/2_kedro/13_formats.ipynb #imp2
 from ..errors import UsageError, explain_os_errors
 from .csv import Dialect, check_options, drop_tail, find_decimal, open_bytes, read_bytes
 from .header import EXTRA, find_header, name_columns
+from .values import to_text, write_cell
 
 # %% ../../nbs/2_kedro/13_formats.ipynb #kind1
 _MAGIC = {
@@ -113,28 +111,12 @@ class _Figure(str):
 _COMMA = str.maketrans(".", ",")
 
 
-def _write_time(value: dt.time) -> str:
-    """Una hora; sin segundos si son cero."""
-    return value.isoformat("minutes" if not value.second and not value.microsecond else "auto")
-
-
 def _write_cell(value: Any) -> str:
-    """Un valor, como celda de texto; los números, aparte."""
-    if value is None or value is pd.NaT or isinstance(value, float) and math.isnan(value):
-        return ""
+    """Un valor, como celda de texto; los números, aparte, y un sí o no, como en JSON."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float):
-        whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-        return _Figure(int(value) if whole else value)
-    if isinstance(value, dt.datetime):
-        return value.date().isoformat() if value.time() == dt.time() else f"{value.date().isoformat()} {_write_time(value.time())}"
-    if isinstance(value, dt.time):
-        return _write_time(value)
-    if isinstance(value, dt.timedelta):
-        minutes, seconds = divmod(round(value.total_seconds()), 60)
-        return f"{minutes // 60:02d}:{minutes % 60:02d}" + (f":{seconds:02d}" if seconds else "")
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    text = write_cell(value)
+    return _Figure(text) if text and isinstance(value, int | float) else text
 
 # %% ../../nbs/2_kedro/13_formats.ipynb #val3
 def _build_table(rows: list[list[str]], names: list[str], lines: Sequence[int], decimal: str) -> pd.DataFrame:
@@ -225,7 +207,19 @@ def read_excel(
 # %% ../../nbs/2_kedro/13_formats.ipynb #json1
 def _decode(text: str) -> Any:
     """Un JSON, con los números tal como están escritos."""
-    return json.loads(text, parse_int=_Figure, parse_float=_Figure, parse_constant=lambda word: {"NaN": None}.get(word, word.lower().replace("infinity", "inf")))
+    try:
+        return json.loads(text, parse_int=_Figure, parse_float=_Figure, parse_constant=lambda word: {"NaN": None}.get(word, word.lower().replace("infinity", "inf")))
+    except RecursionError as error:
+        raise ValueError("tiene demasiadas cosas dentro de otras") from error
+
+
+def _flatten(row: dict[str, Any]) -> dict[str, Any]:
+    """Un objeto sin otros dentro: lo de dentro se llama «usuario.país»."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        inner = {f"{key}.{name}": cell for name, cell in _flatten(value).items()} if isinstance(value, dict) else {}
+        flat |= inner if inner and not inner.keys() & (row.keys() | flat.keys()) else {key: value}
+    return flat
 
 
 def _list_objects(text: str, name: str) -> tuple[list[tuple[int, Any]], int]:
@@ -261,6 +255,7 @@ def read_json(
     objects, n_lines = _list_objects(text, name)
     if odd := [line for line, row in objects if not isinstance(row, dict)]:
         raise UsageError(f"En «{name}», línea {odd[0]}: hace falta un objeto de JSON, como {{\"peso\": 4.5}}.")
+    objects = [(line, _flatten(row)) for line, row in objects]
     keys = list(dict.fromkeys(key for _, row in objects for key in row))
     names, changed = name_columns(keys, [])
     names = names if len(names) == len(keys) else [*names, *(f"columna_{k}" for k in range(len(names) + 1, len(keys) + 1))]
@@ -282,8 +277,7 @@ def _settle_type(cells: pd.Series, kind: Any) -> pd.Series:
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         moments = pd.to_datetime(cells)
         return (moments.dt.tz_localize(None) if moments.dt.tz is not None else moments).astype("datetime64[us]")
-    plain = [_write_cell(value.tolist() if isinstance(value, np.ndarray) else value) for value in cells.astype(object).where(cells.notna(), None)]
-    return pd.Series(plain, cells.index, dtype="str", name=cells.name)
+    return to_text(cells)
 
 
 def to_table(
@@ -294,7 +288,10 @@ def to_table(
 
     holes = {column.type for column in rows.columns if (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)) and column.null_count}
     nullable = {kind: pd.api.types.pandas_dtype("boolean" if pa.types.is_boolean(kind) else str(kind).replace("u", "U").replace("int", "Int")) for kind in holes}
-    table: pd.DataFrame = rows.to_pandas(ignore_metadata=True, types_mapper=nullable.get)
+    table: pd.DataFrame = rows.to_pandas(ignore_metadata=True, types_mapper=nullable.get, date_as_object=False)
+    for place, column in enumerate(rows.columns):
+        if pa.types.is_nested(column.type):  # pandas haría decimales de los enteros de una lista con huecos
+            table.isetitem(place, pd.Series(column.to_pylist(), dtype=object).to_numpy())
     return table
 
 

@@ -5,11 +5,15 @@
 # %% auto #0
 __all__ = ['EMPTY', 'INFINITE', 'BESIDE', 'split_sign', 'is_missing', 'read_number', 'read_numbers', 'read_column', 'check_cells',
            'check_numbers', 'squeeze', 'decide_mark', 'find_mark', 'find_doubt', 'doubtful_mark', 'join_labels',
-           'read_booleans', 'to_text', 'find_second_header', 'find_footer', 'find_headers', 'require_columns',
-           'read_distinct', 'read_rows', 'check_bad_share', 'check_quarantine', 'describe_bad_rows', 'check_free']
+           'read_booleans', 'write_cell', 'to_text', 'find_second_header', 'find_footer', 'find_headers',
+           'require_columns', 'read_distinct', 'read_rows', 'check_bad_share', 'check_quarantine', 'describe_bad_rows',
+           'check_free']
 
 # %% ../../nbs/2_kedro/12_values.ipynb #c003
+import datetime as dt
+import json
 import math
+import operator
 import re
 import sys
 from collections import Counter
@@ -368,6 +372,28 @@ def _read_words(distinct: np.ndarray, column: Column) -> _Read:
     return values, np.where(values == "", EMPTY, "").astype(object)
 
 # %% ../../nbs/2_kedro/12_values.ipynb #typed1
+def write_cell(
+    value: Any,  # de cualquier tipo
+) -> str:  # vacío si falta
+    """Un valor, como se escribiría en una hoja: la fecha como manda ISO 8601, la duración en horas y minutos, una lista en JSON."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=write_cell)
+    if value is None or bool(operator.ne(value, value)):  # NaN y NaT no son iguales a sí mismos
+        return ""
+    if isinstance(value, float | np.floating):
+        return f"{value:.0f}" if float(value).is_integer() and abs(float(value)) < 2**53 else str(value)
+    if isinstance(value, dt.datetime):
+        return value.date().isoformat() if value.time() == dt.time() else f"{value.date().isoformat()} {write_cell(value.time())}"
+    if isinstance(value, dt.time):
+        return value.isoformat("minutes" if not value.second and not value.microsecond else "auto")
+    if isinstance(value, dt.timedelta):
+        minutes, seconds = divmod(round(value.total_seconds()), 60)
+        return f"{minutes // 60:02d}:{minutes % 60:02d}" + (f":{seconds:02d}" if seconds else "")
+    return str(value)
+
+
 def to_text(
     cells: "pd.Series",  # (n,) celdas de cualquier tipo
 ) -> "pd.Series":  # (n,) textos; vacío donde falta
@@ -376,10 +402,11 @@ def to_text(
 
     if isinstance(cells.dtype, pd.StringDtype) and not cells.hasnans:
         return cells
-    codes, distinct = pd.factorize(cells)
-    numbers = pd.api.types.is_float_dtype(distinct)
-    words = [f"{cell:.0f}" if numbers and float(cell).is_integer() and abs(cell) < 2**53 else str(cell) for cell in distinct]
-    text = np.array([*words, ""], dtype=object)[codes]  # al hueco, factorize lo llama -1
+    try:
+        codes, distinct = pd.factorize(cells)
+    except TypeError:  # listas y objetos, que no se pueden comparar
+        codes, distinct = pd.factorize(pd.Series([write_cell(cell) for cell in cells], dtype=object))
+    text = np.array([*map(write_cell, distinct), ""], dtype=object)[codes]  # al hueco, factorize lo llama -1
     return pd.Series(text, index=cells.index, name=cells.name, dtype="str")
 
 
